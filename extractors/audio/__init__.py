@@ -1,0 +1,1 @@
+"""Frozen sound encoders, one per file."""

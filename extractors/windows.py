@@ -1,0 +1,154 @@
+"""The one place that turns seconds into windows and back.
+
+A grid is the row of feature positions ("steps") of a video. Step k covers the window
+[k * stride / fps, (k * stride + window) / fps) seconds of the container clock, for picture and
+sound alike. Rates are fractions and step borders exact; only the results are floats.
+
+Source: the 16 fps, 16-frame, stride-4 grid of UniAV's ONE-PEACE features for UnAV-100; the grid
+formulas (seconds - centre of the first window, in strides) are those of ActionFormer and UnAV.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CLOCK_RESOLUTION_S = 1e-6  # containers promise no more than microseconds; absorbs float noise
+
+
+@dataclass(frozen=True, slots=True)
+class WindowGrid:
+    """Where each feature step lies in time.
+
+    Attributes:
+        fps: Picture samples per second.
+        window: Picture samples that one step covers.
+        stride: Picture samples from one step to the next.
+        sample_rate: Sound samples per second; a step and a stride are whole numbers of them.
+
+    Raises:
+        ValueError: A value is not positive, or a window is not a whole number of sound samples.
+    """
+
+    fps: Fraction = Fraction(16)
+    window: int = 16
+    stride: int = 4
+    sample_rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fps", Fraction(self.fps))
+        if self.fps <= 0 or self.window < 1 or self.stride < 1 or self.sample_rate < 1:
+            raise ValueError(f"fps, window, stride and sample_rate must be positive: {self}")
+        for name, frames in (("window", self.window), ("stride", self.stride)):
+            if (frames * self.sample_rate / self.fps).denominator != 1:
+                raise ValueError(
+                    f"{name}={frames} frames at {self.fps} fps is not a whole number of samples "
+                    f"at {self.sample_rate} Hz"
+                )
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds from one step to the next."""
+        return float(self.stride / self.fps)
+
+    @property
+    def window_seconds(self) -> float:
+        """Seconds that one step covers."""
+        return float(self.window / self.fps)
+
+    @property
+    def window_samples(self) -> int:
+        """Sound samples that one step covers."""
+        return int(self.window * self.sample_rate / self.fps)
+
+    @property
+    def stride_samples(self) -> int:
+        """Sound samples from one step to the next."""
+        return int(self.stride * self.sample_rate / self.fps)
+
+    def frame_count(self, duration: float) -> int:
+        """Number of picture samples in ``duration`` seconds: floor(fps * duration)."""
+        return max(0, math.floor(float(self.fps) * (duration + CLOCK_RESOLUTION_S)))
+
+    def steps(self, duration: float) -> int:
+        """Number of steps of a video of ``duration`` seconds.
+
+        floor((floor(fps * duration) - window) / stride) + 1, and 1 for anything shorter than a
+        window, so that no video is without a step (the missing rest of that window is padding).
+        """
+        return max(1, (self.frame_count(duration) - self.window) // self.stride + 1)
+
+    def span(self, step: int) -> tuple[float, float]:
+        """First and last second that ``step`` covers."""
+        first = step * self.stride
+        return float(first / self.fps), float((first + self.window) / self.fps)
+
+    def centres(self, steps: int) -> NDArray[np.float64]:
+        """Centre of each of the first ``steps`` windows, (steps,) seconds."""
+        return self.to_seconds(np.arange(steps))
+
+    def frame_second(self, frame: int) -> float:
+        """Second at which picture sample ``frame`` is taken."""
+        return float(frame / self.fps)
+
+    def first_frame(self, seconds: float) -> int:
+        """First picture sample taken at or after ``seconds``."""
+        return max(0, math.ceil(float(self.fps) * (seconds - CLOCK_RESOLUTION_S)))
+
+    def to_grid(self, seconds: ArrayLike) -> NDArray[np.float64]:
+        """Position on the grid, in steps, whose window is centred on ``seconds``.
+
+        (seconds * fps - window / 2) / stride; may be negative or lie between two steps.
+        """
+        values = np.asarray(seconds, dtype=np.float64)
+        return (values * float(self.fps) - self.window / 2) / self.stride
+
+    def to_seconds(self, position: ArrayLike) -> NDArray[np.float64]:
+        """Inverse of `to_grid`: centre second of a (fractional) grid position."""
+        values = np.asarray(position, dtype=np.float64)
+        return (values * self.stride + self.window / 2) / float(self.fps)
+
+    def mask(self, steps: int, start: float, end: float, duration: float) -> NDArray[np.bool_]:
+        """Which steps hold at least half a window of a stream.
+
+        Args:
+            steps: Number of steps, T.
+            start: First second of the stream.
+            end: Second at which the stream is over.
+            duration: End of the media; what a window reaches past it does not count.
+
+        Returns:
+            (T,) True where the stream covers at least half of the window's part inside the media.
+        """
+        first = np.arange(steps) * float(self.stride / self.fps)
+        last = np.minimum(first + self.window_seconds, max(duration, CLOCK_RESOLUTION_S))
+        covered = np.minimum(last, end) - np.maximum(first, start)
+        mask: NDArray[np.bool_] = (covered > 0) & (
+            covered >= 0.5 * (last - first) - CLOCK_RESOLUTION_S
+        )
+        return mask
+
+    def to_json(self) -> dict[str, Any]:
+        """The grid as plain values; the rate as a fraction, so that it returns exactly."""
+        return {
+            "fps": str(self.fps),
+            "window": self.window,
+            "stride": self.stride,
+            "sample_rate": self.sample_rate,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WindowGrid:
+        """Inverse of `to_json`."""
+        return cls(
+            fps=Fraction(value["fps"]),
+            window=int(value["window"]),
+            stride=int(value["stride"]),
+            sample_rate=int(value["sample_rate"]),
+        )

@@ -1,0 +1,1 @@
+"""What every room speaks: events, errors, atomic writes, the ledger. No third party but NumPy."""

@@ -1,0 +1,1 @@
+"""Join extractors and model: extract, train, evaluate, detect, measure."""
