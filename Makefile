@@ -1,0 +1,19 @@
+PYTHON ?= python
+
+.PHONY: check test bench gpu-check
+
+check:  ## style, formatting and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test:  ## the whole suite; needs no network and no system package
+	$(PYTHON) -m pytest -n 2
+
+bench:  ## speed and memory on this machine, over a video that it makes itself
+	$(PYTHON) -m pipeline bench speed
+	$(PYTHON) -m pipeline bench memory
+
+gpu-check:  ## the tests that need a CUDA device; fails when there is none
+	$(PYTHON) -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device on this machine')"
+	$(PYTHON) -m pytest -m gpu
