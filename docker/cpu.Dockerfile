@@ -1,11 +1,13 @@
-# docker build -f docker/cpu.Dockerfile -t pipeline:cpu .
+# docker build -f docker/cpu.Dockerfile -t pipeline:cpu \
+#     --build-arg TORCH_INDEX_URL=<the CPU index that PyTorch's install page names> .
 # docker run --rm -v "$PWD:/data" pipeline:cpu detect /data/my_video.mp4
 FROM python:3.11-slim
+# Without the index the ordinary build of torch is taken: it works, with gigabytes of unused CUDA.
+ARG TORCH_INDEX_URL=""
 WORKDIR /opt/pipeline
-# The CPU build of torch comes from PyTorch's own index; everything else is ordinary.
 COPY constraints.txt .
-RUN pip install --no-cache-dir -c constraints.txt torch torchaudio \
-    --index-url https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir -c constraints.txt \
+    ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch torchaudio
 COPY . .
 RUN pip install --no-cache-dir -c constraints.txt . \
  && useradd --create-home runner && mkdir /data && chown runner /data

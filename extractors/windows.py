@@ -22,6 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 CLOCK_RESOLUTION_S = 1e-6  # containers promise no more than microseconds; absorbs float noise
 
 
+def first_frame(seconds: float, fps: Fraction) -> int:
+    """First sample j of the picture grid j / ``fps`` taken at or after ``seconds``, 0 at least."""
+    return max(0, math.ceil(float(fps) * (seconds - CLOCK_RESOLUTION_S)))
+
+
 @dataclass(frozen=True, slots=True)
 class WindowGrid:
     """Where each feature step lies in time.
@@ -99,7 +104,7 @@ class WindowGrid:
 
     def first_frame(self, seconds: float) -> int:
         """First picture sample taken at or after ``seconds``."""
-        return max(0, math.ceil(float(self.fps) * (seconds - CLOCK_RESOLUTION_S)))
+        return first_frame(seconds, self.fps)
 
     def to_grid(self, seconds: ArrayLike) -> NDArray[np.float64]:
         """Position on the grid, in steps, whose window is centred on ``seconds``.

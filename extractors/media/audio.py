@@ -1,0 +1,122 @@
+"""The sound of a media file on the container clock, through a pipe from ffmpeg."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.media.ffmpeg import sound_command
+from extractors.media.probe import MediaInfo
+from extractors.media.process import StalledError, WatchedProcess
+from pipeline.core.errors import EnvironmentFault, MediaError
+
+BLOCK_SECONDS = 4
+STALL_S = 120.0
+
+
+def open_audio(
+    info: MediaInfo,
+    *,
+    sample_rate: int = 16_000,
+    stall_timeout: float = STALL_S,
+    threads: int = 0,
+) -> AudioReader:
+    """Open the sound of a file.
+
+    Args:
+        info: What `probe` said of the file.
+        sample_rate: Samples per second wanted.
+        stall_timeout: Seconds ffmpeg may give nothing before the file fails.
+        threads: Decoder threads; 0 lets ffmpeg choose.
+
+    Raises:
+        MediaError: The file has no sound.
+        EnvironmentFault: There is no ffmpeg.
+    """
+    if info.audio is None:
+        raise MediaError(info.path, "has no sound stream")
+    command = sound_command(info, sample_rate=sample_rate, threads=threads)
+    return AudioReader(info, command, sample_rate=sample_rate, stall_timeout=stall_timeout)
+
+
+class AudioReader:
+    """Mono samples of one file, sample n being second n / sample_rate of the container clock.
+
+    A context manager to be iterated once: float32 (n,) blocks of at most 4 s, consecutive from
+    sample 0. Sound that starts late is preceded by silence, gaps are filled with it. The pipe is
+    the look-ahead; memory is bounded whatever the length of the file.
+
+    Attributes:
+        reader: Name of the reader, ``ffmpeg``.
+        end: After iteration, the second up to which sound was decoded.
+    """
+
+    reader = "ffmpeg"
+
+    def __init__(
+        self, info: MediaInfo, command: list[str], *, sample_rate: int, stall_timeout: float
+    ) -> None:
+        self.end = 0.0
+        self._info = info
+        self._rate = sample_rate
+        try:
+            self._child = WatchedProcess(command, stall_timeout=stall_timeout)
+        except OSError as error:
+            raise EnvironmentFault(f"ffmpeg does not start: {error}") from error
+
+    def __enter__(self) -> AudioReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id of ffmpeg."""
+        return self._child.pid
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        total = 0
+        length = BLOCK_SECONDS * self._rate
+        try:
+            while True:
+                samples = np.empty(length, dtype="<f4")
+                count = self._fill(samples, total)
+                if count:
+                    yield samples[:count]
+                total += count
+                if count < length:
+                    break
+            self._check(total)
+            self.end = total / self._rate
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End ffmpeg. May be called again."""
+        self._child.close()
+
+    def _check(self, total: int) -> None:
+        status = self._child.wait()
+        if total == 0 and status != 0:
+            reason = self._child.last_words
+            raise MediaError(self._info.path, f"no sound can be decoded: ffmpeg: {reason}")
+
+    def _fill(self, samples: NDArray[np.float32], total: int) -> int:
+        try:
+            done = self._child.fill(samples.data.cast("B"))
+        except StalledError as error:
+            raise MediaError(
+                self._info.path,
+                f"ffmpeg hung while decoding the sound after second {total / self._rate:.2f}",
+                hint="convert the file with another program",
+            ) from error
+        return done // samples.itemsize

@@ -1,0 +1,62 @@
+"""What picture readers yield, and the rule by which frames fall on the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_BYTES = 4 << 20
+BLOCK_FRAMES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBlock:
+    """Consecutive samples of the picture grid.
+
+    Attributes:
+        first: Number of the first sample; sample j is the frame on screen at second j / fps.
+        frames: (n, height, width, 3) uint8, RGB.
+    """
+
+    first: int
+    frames: NDArray[np.uint8]
+
+
+class FrameSource(Protocol):
+    """One way of decoding a picture stream onto the grid.
+
+    Iterating yields consecutive `FrameBlock`s; afterwards ``end`` is the second up to which
+    picture was decoded.
+    """
+
+    end: float
+
+    def __iter__(self) -> Iterator[FrameBlock]: ...
+
+    def kill(self) -> None:
+        """End the decoder, from any thread."""
+
+    def close(self) -> None:
+        """End the decoder and free it, from the thread that iterates."""
+
+
+def block_length(width: int, height: int) -> int:
+    """Number of frames of a block: at most 64, and 4 MB unless a single frame is larger."""
+    return max(1, min(BLOCK_FRAMES, BLOCK_BYTES // (width * height * 3)))
+
+
+def first_samples(ticks: Sequence[int], time_base: Fraction, fps: Fraction) -> list[int]:
+    """First grid sample at which each frame is on screen, ceil(tick · time_base · fps).
+
+    Exact in integers, so that a frame that starts on a sample is on that sample; this is what
+    ffmpeg's ``fps`` filter does with ``round=up``. Frame i is on samples
+    [result[i], result[i + 1]): the last frame whose timestamp is not after the sample.
+    """
+    scale = time_base * fps
+    up, down = scale.numerator, scale.denominator
+    return [-(-tick * up // down) for tick in ticks]

@@ -1,0 +1,398 @@
+"""What a media file holds, on the container clock.
+
+The container clock is the clock of the file's presentation timestamps, in seconds, with zero at
+the earliest stream start. Read with PyAV, so that no ffprobe program is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from extractors.media.ffmpeg import PROTOCOLS, media_url
+from extractors.windows import CLOCK_RESOLUTION_S
+from pipeline.core.errors import MediaError
+
+OPEN_TIMEOUT_S = 60.0
+HEAD_PACKETS = 300  # packets of a picture stream that are looked at
+HEAD_BYTES = 64 << 20
+SCAN_BYTES = 256 << 20  # a larger file without a duration is not read twice
+LONGEST_S = 10 * 365 * 86400.0  # a promise beyond this is a broken header
+TIMESTAMPS_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT of libavformat
+# Durations of these are guessed from the bit rate, often far off.
+GUESSED_DURATION = {"aac", "mp3", "ac3", "eac3", "dts", "h264", "hevc", "m4v", "mpegvideo", "av1"}
+# Lists of other files, and text drawn as pictures: nothing that somebody filmed.
+NOT_MEDIA = {"hls", "concat", "dash", "ffmetadata", "tty", "lavfi"}
+
+
+@dataclass(frozen=True, slots=True)
+class VideoStream:
+    """The picture stream of a file.
+
+    Attributes:
+        index: Number of the stream in its container.
+        start: Second of the container clock at which the first frame is shown.
+        duration: Promised seconds from ``start`` on; None where the file does not say.
+        rate: Frames per second, averaged over the stream.
+        variable_rate: Frames do not all last equally long.
+        codec: Name of the codec, such as ``h264``.
+        width: Width on display, after rotation and pixel aspect.
+        height: Height on display, after rotation.
+        rotation: Degrees counter-clockwise by which a player turns the stored frames: 0, 90, 180
+            or 270.
+        time_base: Seconds of one tick of the stream's timestamps.
+        plain: The only picture stream of the file, with a first frame exactly where the stream
+            says that it starts and nothing hidden before it.
+    """
+
+    index: int
+    start: float
+    duration: float | None
+    rate: Fraction
+    variable_rate: bool
+    codec: str
+    width: int
+    height: int
+    rotation: int = 0
+    time_base: Fraction = Fraction(1, 90_000)
+    plain: bool = True
+
+    @property
+    def end(self) -> float | None:
+        """Second at which the file promises that the picture is over."""
+        return None if self.duration is None else self.start + self.duration
+
+
+@dataclass(frozen=True, slots=True)
+class AudioStream:
+    """The sound stream of a file.
+
+    Attributes:
+        index: Number of the stream in its container.
+        start: Second of the container clock at which the sound starts.
+        duration: Promised seconds from ``start`` on; None where the file does not say.
+        sample_rate: Samples per second, as stored.
+        channels: Number of channels, as stored.
+        codec: Name of the codec, such as ``aac``.
+    """
+
+    index: int
+    start: float
+    duration: float | None
+    sample_rate: int
+    channels: int
+    codec: str
+
+    @property
+    def end(self) -> float | None:
+        """Second at which the file promises that the sound is over."""
+        return None if self.duration is None else self.start + self.duration
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a media file holds.
+
+    Attributes:
+        path: The file.
+        container: Name of the container format, as libavformat gives it.
+        size_bytes: Size of the file.
+        duration: Second of the container clock at which the longer stream is over, as promised;
+            None where the file does not say: then the decoded end decides.
+        clock_offset: The file's own timestamp, in seconds, that the container clock calls zero.
+        video: The picture stream, None where there is none. Cover art is none.
+        audio: The sound stream, None where there is none.
+        discontinuous: The format allows timestamps to jump (MPEG-TS, MPEG-PS, Ogg).
+    """
+
+    path: Path
+    container: str
+    size_bytes: int
+    duration: float | None
+    clock_offset: float
+    video: VideoStream | None
+    audio: AudioStream | None
+    discontinuous: bool = False
+
+
+def probe(path: str | os.PathLike[str]) -> MediaInfo:
+    """Look at a media file.
+
+    Decodes at most one frame and reads some hundred packets; only a file of less than 256 MB that
+    does not say how long it is gets read (not decoded) to its end.
+
+    Raises:
+        MediaError: The file is missing, empty, unreadable, no media file, or holds neither picture
+            nor sound.
+    """
+    path = Path(path)
+    size = _check_file(path)
+    try:
+        with _opened(path) as container:
+            return _describe(path, size, container)
+    except av.FFmpegError as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_file(path: Path) -> int:
+    """Size of a file that can be read; errors that libav words badly."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError(path, "is a folder, not a media file", hint="name the files in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(path, "is a pipe or a device, not a file", hint="save it to a file")
+        if status.st_size == 0:
+            raise MediaError(path, "is empty (0 bytes)", hint="copy or download it again")
+        with path.open("rb"):
+            return status.st_size
+    except FileNotFoundError as error:
+        raise MediaError(path, "does not exist", hint="check the spelling of the path") from error
+    except PermissionError as error:
+        raise MediaError(
+            path, "cannot be read: permission denied", hint="give yourself read permission"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise MediaError(path, f"cannot be read: {error}") from error
+
+
+def _opened(path: Path) -> Any:
+    return av.open(
+        media_url(path),
+        metadata_errors="replace",
+        timeout=OPEN_TIMEOUT_S,
+        container_options={"protocol_whitelist": PROTOCOLS},
+    )
+
+
+def _unreadable(path: Path, error: av.FFmpegError) -> MediaError:
+    with path.open("rb") as stream:
+        is_mp4 = stream.read(12)[4:8] == b"ftyp"
+    if is_mp4:  # starts as MP4 files do; their index comes last
+        return MediaError(
+            path,
+            "has no index: its recording, copy or download was broken off",
+            hint="copy or download it again",
+        )
+    return MediaError(
+        path,
+        f"is not a media file that can be read: {(error.strerror or str(error)).lower()}",
+        hint="play it in a media player; if that fails too, it is damaged or something else",
+    )
+
+
+def _describe(path: Path, size: int, container: Any) -> MediaInfo:
+    name = container.format.name
+    video, count = _best_video(container)
+    audio = next(iter(container.streams.audio), None)
+    if NOT_MEDIA & set(name.split(",")) or (video is None and audio is None):
+        raise MediaError(
+            path,
+            f"holds neither picture nor sound (format {name})",
+            hint="give a video or audio file",
+        )
+    discontinuous = bool(container.format.flags & TIMESTAMPS_MAY_JUMP)
+    streams = [stream for stream in (video, audio) if stream is not None]
+    zero = _zero(container, streams, discontinuous)
+    ends = {stream.index: _promised_end(container, stream, zero) for stream in streams}
+    if all(end is None for end in ends.values()) and size <= SCAN_BYTES:
+        with _opened(path) as again:
+            ends = _scan_ends(again, ends, zero)
+    known = [end for end in ends.values() if end is not None]
+    return MediaInfo(
+        path=path,
+        container=name,
+        size_bytes=size,
+        duration=max(known) if known else None,
+        clock_offset=zero,
+        video=video and _video_stream(container, video, zero, ends[video.index], count == 1),
+        audio=audio and _audio_stream(audio, zero, ends[audio.index]),
+        discontinuous=discontinuous,
+    )
+
+
+def _best_video(container: Any) -> tuple[Any, int]:
+    """The picture stream that players choose (default flag, then area), and how many there are."""
+    streams = list(container.streams.video)
+    moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    moving = [s for s in moving if s.codec_context is not None and s.width and s.height]
+    best = max(
+        moving,
+        key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index),
+        default=None,
+    )
+    return best, len(streams)
+
+
+def _zero(container: Any, streams: list[Any], discontinuous: bool) -> float:
+    """Timestamp in seconds that ffmpeg maps to 0.
+
+    The earliest start of all streams; for formats whose timestamps may jump, ffmpeg counts only
+    streams in use.
+    """
+    starts = [float(s.start_time * s.time_base) for s in streams if s.start_time is not None]
+    if container.start_time is not None and not (discontinuous and starts):
+        return float(Fraction(container.start_time, av.time_base))
+    return min(starts, default=0.0)
+
+
+def _on_clock(stamp: int, time_base: Fraction, zero: float) -> float:
+    """Second of the container clock; what lies within its resolution of zero is zero."""
+    second = float(stamp * time_base) - zero
+    return 0.0 if second < CLOCK_RESOLUTION_S else second
+
+
+def _plausible(seconds: float | None) -> float | None:
+    if seconds is None or not math.isfinite(seconds) or not 0 < seconds < LONGEST_S:
+        return None
+    return seconds
+
+
+def _promised_end(container: Any, stream: Any, zero: float) -> float | None:
+    """Second of the container clock at which a stream ends, from the headers alone."""
+    if GUESSED_DURATION & set(container.format.name.split(",")):
+        return None
+    if stream.duration is not None:
+        start = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
+        return _plausible(start - zero + float(stream.duration * stream.time_base))
+    tagged = _clock_text(stream.metadata.get("DURATION", ""))
+    if tagged is not None:  # Matroska: the end on the file's own clock
+        return _plausible(tagged - zero)
+    if container.duration is None:
+        return None
+    end = float(Fraction(container.duration, av.time_base))
+    return _plausible(end - zero if "matroska" in container.format.name else end)
+
+
+def _clock_text(text: str) -> float | None:
+    """Seconds of a ``hh:mm:ss.fraction`` tag."""
+    parts = text.split(":")
+    if len(parts) != 3:
+        return None
+    with contextlib.suppress(ValueError):
+        return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
+    return None
+
+
+def _scan_ends(
+    container: Any, ends: dict[int, float | None], zero: float
+) -> dict[int, float | None]:
+    """Ends of streams by their last packets, for files that do not say."""
+    last: dict[int, float | None] = dict(ends)
+    for packet in _packets(container, [container.streams[index] for index in ends]):
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is None:
+            continue
+        end = float((stamp + (packet.duration or 0)) * packet.time_base) - zero
+        last[packet.stream_index] = max(last[packet.stream_index] or 0.0, end)
+    return {index: _plausible(end) for index, end in last.items()}
+
+
+def _packets(container: Any, streams: list[Any]) -> Iterator[Any]:
+    """Packets until the file ends, be it in good order or in a broken place."""
+    with contextlib.suppress(av.FFmpegError):
+        for packet in container.demux(*streams):
+            if packet.size:
+                yield packet
+
+
+@dataclass(slots=True)
+class _Head:
+    """The beginning of a picture stream: sorted timestamps, hidden packets, the first frame."""
+
+    stamps: list[int]
+    hidden: bool
+    frame: Any
+
+
+def _read_head(container: Any, stream: Any) -> _Head:
+    head = _Head(stamps=[], hidden=False, frame=None)
+    total = 0
+    if stream.codec_context is not None:
+        stream.codec_context.thread_count = 1  # with more, the first frame comes late
+    for number, packet in enumerate(_packets(container, [stream])):
+        stamp = packet.dts if packet.pts is None else packet.pts
+        head.hidden |= bool(packet.is_discard)
+        if stamp is not None and not packet.is_discard:
+            head.stamps.append(stamp)
+        if head.frame is None:
+            with contextlib.suppress(av.FFmpegError):  # a damaged packet; the next may do
+                head.frame = next(iter(packet.decode()), None)
+        total += packet.size
+        if number + 1 >= HEAD_PACKETS or total > HEAD_BYTES:
+            break
+    if head.frame is None:
+        with contextlib.suppress(av.FFmpegError):
+            head.frame = next(iter(stream.codec_context.decode(None)), None)
+    head.stamps.sort()
+    return head
+
+
+def _video_stream(
+    container: Any, stream: Any, zero: float, end: float | None, alone: bool
+) -> VideoStream:
+    head = _read_head(container, stream)
+    rate = stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(25)
+    declared = stream.start_time
+    first = head.frame.pts if head.frame is not None and head.frame.pts is not None else declared
+    if first is None:
+        first = head.stamps[0] if head.stamps else 0
+    if declared is not None:
+        first = max(first, declared)
+    start = _on_clock(first, stream.time_base, zero if declared is not None else 0.0)
+    turn = 0 if head.frame is None else round(head.frame.rotation / 90) * 90 % 360
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    shown = (max(1, round(stream.width * aspect)), stream.height)
+    width, height = shown[::-1] if turn in (90, 270) else shown
+    return VideoStream(
+        index=stream.index,
+        start=start,
+        duration=None if end is None else max(0.0, end - start),
+        rate=Fraction(rate),
+        variable_rate=_is_variable(stream, head.stamps),
+        codec=stream.codec_context.codec.canonical_name,
+        width=width,
+        height=height,
+        rotation=turn,
+        time_base=Fraction(stream.time_base),
+        plain=alone and not head.hidden and declared is not None and first == declared,
+    )
+
+
+def _is_variable(stream: Any, stamps: list[int]) -> bool:
+    """Whether frames last differently long, by the header's two rates and the first packets."""
+    average, base = stream.average_rate, stream.base_rate
+    if average and base and abs(average / base - 1) > 0.02 and (stream.frames or HEAD_PACKETS) > 2:
+        return True
+    # The last of them may still miss frames that are stored later (B-frames).
+    gaps = np.diff(np.asarray(stamps[: max(0, len(stamps) - 16)], dtype=np.float64))
+    if gaps.size < 2:
+        return False
+    seconds = gaps * float(stream.time_base)
+    tolerance = 0.1 * float(np.median(seconds)) + 0.0011  # Matroska rounds to milliseconds
+    return bool(np.max(np.abs(seconds - np.median(seconds))) > tolerance)
+
+
+def _audio_stream(stream: Any, zero: float, end: float | None) -> AudioStream:
+    start = 0.0
+    if stream.start_time is not None:
+        start = _on_clock(stream.start_time, stream.time_base, zero)
+    return AudioStream(
+        index=stream.index,
+        start=start,
+        duration=None if end is None else max(0.0, end - start),
+        sample_rate=stream.codec_context.sample_rate,
+        channels=stream.codec_context.channels,
+        codec=stream.codec_context.codec.canonical_name,
+    )

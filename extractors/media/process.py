@@ -1,0 +1,152 @@
+"""A child process whose output is read under a watchdog.
+
+A decoder that hangs must cost its caller a bounded wait, not the job: `WatchedProcess` kills a
+child that gives no byte for ``stall_timeout`` seconds while somebody waits for one. Time in
+which the caller is busy elsewhere does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from io import FileIO
+from typing import IO, cast
+
+STDERR_LIMIT = 8192  # characters of the child's complaints that are kept, the newest ones
+PIPE_BYTES = 1 << 20  # a megabyte in flight spares thousands of context switches a second
+EXIT_PATIENCE_S = 10.0
+
+
+class StalledError(Exception):
+    """The child gave no byte for longer than it was allowed to."""
+
+
+class WatchedProcess:
+    """Run ``command`` and read its standard output.
+
+    Args:
+        command: Program and arguments; no shell is involved.
+        stall_timeout: Seconds a read may wait for a byte before the child is killed.
+        environment: Environment of the child; None inherits.
+
+    Raises:
+        OSError: The program cannot be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stall_timeout: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._timeout = stall_timeout
+        self._waiting_since: float | None = None
+        self._stalled = False
+        self._closed = threading.Event()
+        self._stderr = ""
+        self._process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=None if environment is None else dict(environment),
+        )
+        self._stdout = cast(FileIO, self._process.stdout)
+        _widen(self._stdout)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self._watchdog = threading.Thread(target=self._watch, daemon=True)
+        self._watchdog.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    @property
+    def last_words(self) -> str:
+        """The last line that the child wrote to its standard error, else its exit status."""
+        lines = self._stderr.strip().splitlines()
+        return lines[-1][-300:] if lines else f"exit status {self._process.poll()}"
+
+    def fill(self, buffer: memoryview) -> int:
+        """Read until ``buffer`` is full or the output is over.
+
+        Returns:
+            Number of bytes read; less than ``len(buffer)`` only at the end of the output.
+
+        Raises:
+            StalledError: The watchdog had to kill the child.
+        """
+        done = 0
+        while done < len(buffer):
+            self._waiting_since = time.monotonic()
+            try:
+                count = self._stdout.readinto(buffer[done:])
+            finally:
+                self._waiting_since = None
+            if not count:
+                break
+            done += count
+        if self._stalled:
+            raise StalledError(f"no output for {self._timeout:g} s")
+        return done
+
+    def wait(self) -> int:
+        """Exit status, once the output has been read to its end; a child that lingers is killed."""
+        try:
+            status = self._process.wait(EXIT_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = self._process.wait()
+        self._listener.join(EXIT_PATIENCE_S)
+        return status
+
+    def kill(self) -> None:
+        """Kill the child: a read that waits in another thread comes back at once."""
+        with contextlib.suppress(OSError):
+            self._process.kill()
+
+    def close(self) -> None:
+        """Kill the child if it still runs and free what it held. May be called again.
+
+        Only for the thread that reads: elsewhere `kill`, as the pipe's number could be given to
+        another file between two reads.
+        """
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self.kill()
+        self._process.wait()
+        self._listener.join()
+        self._watchdog.join()
+        self._stdout.close()
+        cast(IO[bytes], self._process.stderr).close()
+
+    def _listen(self) -> None:
+        stderr = cast(FileIO, self._process.stderr)
+        while chunk := stderr.read(4096):
+            self._stderr = (self._stderr + chunk.decode("utf-8", "replace"))[-STDERR_LIMIT:]
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(0.5, self._timeout / 4)):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > self._timeout:
+                self._stalled = True
+                self.kill()
+                return
+
+
+def _widen(pipe: FileIO) -> None:
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):  # above the user's limit: the default size serves too
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)

@@ -1,0 +1,54 @@
+"""Turn videos into a feature store.
+
+Inputs are files, folders (searched recursively), globs, @list.txt, or .csv and .jsonl manifests.
+A second run with the same --out continues: finished videos are skipped, changed ones redone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("inputs", nargs="+", metavar="INPUT")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the feature store")
+    parser.add_argument("--backbone", default="lite", help="frozen encoders (default: lite)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument(
+        "--scheduler",
+        default=None,
+        help="serial, dask (this machine), or the address of a Dask scheduler; default: serial",
+    )
+    parser.add_argument("--workers", type=int, default=None, help="processes with --scheduler dask")
+    parser.add_argument("--reader", default="auto", choices=("auto", "decord", "ffmpeg"))
+    parser.add_argument("--limit", type=int, default=None, help="stop after this many videos")
+    parser.add_argument("--overwrite", action="store_true", help="redo videos that are finished")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="try failed and quarantined videos again"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Extract, print the table, and return 1 when a video failed."""
+    from workflows.extract import extract
+
+    report = extract(
+        args.inputs,
+        args.out,
+        backbone=args.backbone,
+        device=args.device,
+        scheduler=args.scheduler,
+        workers=args.workers,
+        reader=args.reader,
+        limit=args.limit,
+        overwrite=args.overwrite,
+        retry_failed=args.retry_failed,
+        dry_run=args.dry_run,
+    )
+    print(json.dumps(report.to_json(), indent=2) if args.json else report.format_table())
+    return report.exit_code

@@ -1,0 +1,164 @@
+"""What is said of a file before it is decoded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from fixtures.media import NAMES, Zoo, run_ffmpeg
+
+from extractors.media.probe import probe
+from pipeline.core.errors import MediaError
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streams_are_described_on_the_container_clock(zoo: Zoo, name: str) -> None:
+    truth = zoo[name]
+    info = probe(truth.path)
+    assert (info.video is None) == (truth.picture is None)
+    assert (info.audio is None) == (truth.sound is None)
+    if info.video is not None and truth.picture is not None:
+        assert info.video.start == pytest.approx(truth.picture[0], abs=0.002)
+        assert (info.video.width, info.video.height) == truth.size
+        assert info.video.rotation == truth.rotation
+        assert info.video.variable_rate == truth.variable
+    if info.audio is not None and truth.sound is not None:
+        assert info.audio.start == pytest.approx(truth.sound[0], abs=0.1)  # priming samples
+    ends = [span[1] for span in (truth.picture, truth.sound) if span]
+    assert info.duration == pytest.approx(max(ends), abs=0.25)
+
+
+def test_the_rate_is_a_fraction(zoo: Zoo) -> None:
+    video = probe(zoo["ntsc.mp4"].path).video
+    assert video is not None
+    assert video.rate == Fraction(30000, 1001)
+
+
+def test_the_clock_offset_is_the_time_stamp_that_becomes_zero(zoo: Zoo) -> None:
+    info = probe(zoo["late.ts"].path)
+    assert info.clock_offset == pytest.approx(1001.4, abs=0.1)
+    assert info.video is not None
+    assert info.video.start < 0.1
+
+
+def test_pixel_aspect_counts_for_the_display_size(zoo: Zoo, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.mp4"
+    run_ffmpeg(
+        *("-i", zoo["no_audio.mp4"].path, "-vf", "setsar=3/2", "-c:v", "libx264", wide),
+    )
+    video = probe(wide).video
+    assert video is not None
+    assert (video.width, video.height) == (96, 48)
+
+
+@pytest.mark.parametrize(
+    "name", ["rotated.mp4", "edit_list.mp4", "cover.mp4", "video_from_2s.mp4", "constant.mp4"]
+)
+def test_only_files_without_hidden_or_second_pictures_are_plain(zoo: Zoo, name: str) -> None:
+    video = probe(zoo[name].path).video
+    assert video is not None
+    assert video.plain == (name not in ("edit_list.mp4", "cover.mp4"))
+
+
+def test_a_file_that_does_not_say_how_long_it_is_gets_measured(zoo: Zoo) -> None:
+    info = probe(zoo["live.mkv"].path)
+    assert info.duration == pytest.approx(5.0, abs=0.05)
+
+
+def test_a_length_that_cannot_be_known_is_none(zoo: Zoo, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.h264"
+    run_ffmpeg("-i", zoo["no_audio.mp4"].path, "-c", "copy", "-f", "h264", raw)
+    info = probe(raw)
+    assert info.duration is None
+    assert info.video is not None
+    assert info.video.end is None
+
+
+def test_a_truncated_file_still_promises_its_whole_length(zoo: Zoo, tmp_path: Path) -> None:
+    whole = zoo["h264.mkv"].path.read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    assert probe(cut).duration == pytest.approx(5.0, abs=0.05)
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.mp4"
+    path.touch()
+    with pytest.raises(MediaError, match=r"empty\.mp4: is empty \(0 bytes\)"):
+        probe(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"gone\.mp4: does not exist"):
+        probe(tmp_path / "gone.mp4")
+
+
+def test_a_folder_is_no_media_file(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="is a folder"):
+        probe(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.mp4"
+    os.mkfifo(path)
+    with pytest.raises(MediaError, match="is a pipe"):
+        probe(path)
+
+
+def test_text_that_is_called_mp4_is_no_media_file(tmp_path: Path) -> None:
+    path = tmp_path / "text.mp4"
+    path.write_text("Dear diary,\n" * 200)
+    with pytest.raises(MediaError, match="not a media file"):
+        probe(path)
+
+
+def test_subtitles_have_neither_picture_nor_sound(tmp_path: Path) -> None:
+    path = tmp_path / "words.mp4"
+    path.write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n\n")
+    with pytest.raises(MediaError, match="neither picture nor sound"):
+        probe(path)
+
+
+def test_a_playlist_does_not_reach_for_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "list.mp4"
+    path.write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(MediaError):
+        probe(path)
+
+
+def test_a_recording_without_index_is_called_broken_off(zoo: Zoo, tmp_path: Path) -> None:
+    whole = zoo["constant.mp4"].path.read_bytes()
+    path = tmp_path / "half.mp4"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match="has no index"):
+        probe(path)
+
+
+def test_an_unreadable_file_says_so(zoo: Zoo, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "secret.mp4"
+    path.write_bytes(zoo["constant.mp4"].path.read_bytes())
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root reads everything
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(MediaError, match="permission denied"):
+        probe(path)
+
+
+def test_media_modules_load_no_torch_and_no_decord() -> None:
+    code = (
+        "import sys, extractors.media.probe, extractors.media.video, extractors.media.audio\n"
+        "print([name for name in ('torch', 'decord', 'dask') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
