@@ -1,0 +1,90 @@
+"""Decoder and heads: fused pyramid levels to class scores and distances.
+
+Shapes: B videos, C channels, T_l steps of a level, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention import Block
+from model.layers import ChannelNorm, MaskedConv1d
+from model.perception import SlidingAttention
+
+PRIOR = 0.01  # probability of a class at a point before training (focal loss paper)
+
+
+class Decoder(nn.Module):
+    """Reduce the joined streams and fuse them with light transformer blocks, shared by all levels.
+
+    Args:
+        inputs: Channels of the joined streams.
+        channels: C of the result.
+        blocks: Number of blocks; 0 leaves the reduction alone.
+        heads: Attention heads.
+        radius: Steps that a block sees to either side.
+        drop_path: Probability.
+    """
+
+    def __init__(
+        self, inputs: int, channels: int, *, blocks: int, heads: int, radius: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.reduce = MaskedConv1d(inputs, channels, 1, bias=False)
+        self.norm = ChannelNorm(channels)
+        self.blocks = nn.ModuleList(
+            Block(channels, heads, SlidingAttention(radius), drop_path=drop_path)
+            for _ in range(blocks)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, inputs, T_l) in, (B, C, T_l) out."""
+        x = F.relu(self.norm(self.reduce(x, mask)[0])) * mask
+        for block in self.blocks:
+            x, _ = block(x, x, mask, mask)
+        return x
+
+
+class Tower(nn.Module):
+    """Convolutions with norm and ReLU, then one to the outputs; shared by all levels."""
+
+    def __init__(self, channels: int, outputs: int, *, layers: int = 3) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            MaskedConv1d(channels, channels, 3, bias=False) for _ in range(layers - 1)
+        )
+        self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(layers - 1))
+        self.out = MaskedConv1d(channels, outputs, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, T_l) in, (B, outputs, T_l) out."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.relu(norm(conv(x, mask)[0])) * mask
+        return self.out(x, mask)[0]
+
+
+class Heads(nn.Module):
+    """Class logits, and distances to start and end for each class.
+
+    Args:
+        channels: C.
+        classes: K.
+        levels: Each level has its own learned scale of distances.
+    """
+
+    def __init__(self, channels: int, classes: int, *, levels: int) -> None:
+        super().__init__()
+        self.classify = Tower(channels, classes)
+        self.regress = Tower(channels, 2 * classes)
+        nn.init.constant_(self.classify.out.conv.bias, -math.log((1 - PRIOR) / PRIOR))
+        self.scale = nn.Parameter(torch.ones(levels))
+
+    def forward(self, x: Tensor, mask: Tensor, *, level: int) -> tuple[Tensor, Tensor]:
+        """(B, C, T_l) in; logits (B, T_l, K) and distances (B, T_l, K, 2) in strides out."""
+        logits = self.classify(x, mask).transpose(1, 2)
+        distances = F.relu(self.scale[level] * self.regress(x, mask)).transpose(1, 2)
+        return logits, distances.unflatten(-1, (-1, 2))

@@ -1,0 +1,57 @@
+"""Masked layers that all blocks share.
+
+Shapes: B videos, C channels, T steps. Features are (B, C, T), masks (B, 1, T) boolean; every layer
+returns zeros where its mask is False, so that padding never reaches a valid step.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of (B, C, T), with gain and bias per channel."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each step; (B, C, T) in and out."""
+        return F.layer_norm(
+            x.transpose(1, 2), (x.shape[1],), self.weight, self.bias, self.eps
+        ).transpose(1, 2)
+
+
+class MaskedConv1d(nn.Module):
+    """Convolution over time whose result is zero outside the mask.
+
+    With stride s, output t sits at input s·t and takes its mask.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv1d(
+            inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias
+        )
+        if bias:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) features and (B, 1, T) mask in, both at the output's rate out."""
+        mask = mask[..., :: self.stride]
+        return self.conv(x) * mask, mask

@@ -1,0 +1,68 @@
+"""Focal loss, one-dimensional IoU losses, and the running normaliser.
+
+Shapes: any leading shape; distances end in 2 (to start, to end).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def focal_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Sigmoid focal loss per element (Lin et al., 2017); a negative ``alpha`` leaves out its weight."""
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    right = probability * targets + (1 - probability) * (1 - targets)
+    loss = entropy * (1 - right) ** gamma
+    if alpha >= 0:
+        loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
+    return loss
+
+
+def interval_loss(predicted: Tensor, target: Tensor, *, kind: str = "giou") -> Tensor:
+    """1 - IoU of two intervals around one point; ``diou`` adds the distance of their centres.
+
+    Both contain the point, so their hull is their union and GIoU equals IoU.
+
+    Args:
+        predicted: (..., 2) distances to start and end, not negative.
+        target: Likewise.
+        kind: ``giou`` or ``diou``.
+
+    Returns:
+        (...) loss.
+    """
+    overlap = torch.minimum(predicted, target).sum(-1)
+    union = predicted.sum(-1) + target.sum(-1) - overlap
+    loss = 1 - overlap / union.clamp(min=1e-8)
+    if kind == "giou":
+        return loss
+    if kind != "diou":
+        raise ValueError(f"unknown interval loss {kind!r}: use giou or diou")
+    hull = torch.maximum(predicted, target).sum(-1)
+    shift = 0.5 * ((predicted[..., 1] - predicted[..., 0]) - (target[..., 1] - target[..., 0]))
+    return loss + (shift / hull.clamp(min=1e-8)) ** 2
+
+
+class RunningNormaliser(nn.Module):
+    """Exponential mean of the number of positive points; a buffer, so that checkpoints keep it."""
+
+    def __init__(self, *, initial: float = 250.0, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("count", torch.tensor(float(initial)))
+
+    def forward(self, positives: Tensor) -> Tensor:
+        """Take this batch's count, in training, and return the mean."""
+        if self.training:
+            fresh = positives.clamp(min=1).to(self.count)
+            self.count.mul_(self.momentum).add_((1 - self.momentum) * fresh)
+        return self.count.clone()
