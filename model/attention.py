@@ -123,7 +123,7 @@ class Block(nn.Module):
         q, mask_q = self._split(normed_query, query_mask, "query")
         k, mask_k = self._split(normed_other, other_mask, "key")
         v, _ = self._split(normed_other, other_mask, "value")
-        # What the other stream holds at the output's rate, for mixers that choose their own windows.
+        # The other stream at the output's rate, for mixers that choose their own windows.
         features = normed_other[..., :: self.stride] * mask_k
         mixed = self.mixer(q, k, v, mask_k[:, 0], features)  # (B, H, T, D)
         mixed = mixed.transpose(2, 3).reshape(q.shape[0], -1, q.shape[2])

@@ -1,4 +1,4 @@
-"""Checkpoints: a safetensors file of weights and, beside it, a JSON card that says what they are."""
+"""Checkpoints: a safetensors file of weights and a JSON card that says what they are."""
 
 from __future__ import annotations
 

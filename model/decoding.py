@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.loco import LoCo, Prediction
-from model.softnms import soft_nms
+from model.softnms import multiclass_soft_nms
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,16 @@ def candidates(prediction: Prediction, video: int, settings: DecodingSettings) -
 
 def suppress(found: Detected, settings: DecodingSettings) -> Detected:
     """Multi-class Soft-NMS."""
-    return Detected(
-        *soft_nms(
-            found.segments,
-            found.scores,
-            found.labels,
-            sigma=settings.sigma,
-            min_score=settings.min_score,
-            max_per_class=settings.max_per_class,
-            max_total=settings.max_total,
-        )
+    index, scores = multiclass_soft_nms(
+        found.segments,
+        found.scores,
+        found.labels,
+        sigma=settings.sigma,
+        min_score=settings.min_score,
+        max_per_class=settings.max_per_class,
+        max_total=settings.max_total,
     )
+    return Detected(found.segments[index], scores, found.labels[index])
 
 
 def decode(prediction: Prediction, settings: DecodingSettings | None = None) -> list[Detected]:

@@ -37,6 +37,7 @@ class Embedding(nn.Module):
             MaskedConv1d(width, channels, 3, bias=False) for width in (inputs, channels)
         )
         self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(2))
+        self.table: Tensor
         self.register_buffer("table", sinusoid(max_seq_len, channels), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class Embedding(nn.Module):
         x = x * mask
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x, mask)[0])) * mask
-        table: Tensor = self.table
+        table = self.table
         steps = x.shape[-1]
         if steps > table.shape[-1]:
             table = F.interpolate(table, steps, mode="linear", align_corners=False)

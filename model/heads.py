@@ -80,7 +80,9 @@ class Heads(nn.Module):
         super().__init__()
         self.classify = Tower(channels, classes)
         self.regress = Tower(channels, 2 * classes)
-        nn.init.constant_(self.classify.out.conv.bias, -math.log((1 - PRIOR) / PRIOR))
+        bias = self.classify.out.conv.bias
+        assert bias is not None
+        nn.init.constant_(bias, -math.log((1 - PRIOR) / PRIOR))
         self.scale = nn.Parameter(torch.ones(levels))
 
     def forward(self, x: Tensor, mask: Tensor, *, level: int) -> tuple[Tensor, Tensor]:

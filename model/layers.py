@@ -48,7 +48,7 @@ class MaskedConv1d(nn.Module):
         self.conv = nn.Conv1d(
             inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias
         )
-        if bias:
+        if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

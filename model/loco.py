@@ -59,6 +59,22 @@ class Losses:
     correspondence: Tensor
 
 
+class UnimodalBlocks(nn.Module):
+    """Self-attention over the whole sequence, within one modality."""
+
+    def __init__(self, channels: int, heads: int, *, blocks: int, drop_path: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(channels, heads, GlobalAttention(), drop_path=drop_path) for _ in range(blocks)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, T) and (B, 1, T) in, (B, C, T) out."""
+        for block in self.blocks:
+            x, _ = block(x, x, mask, mask)
+        return x
+
+
 class LoCo(nn.Module):
     """The whole network.
 
@@ -120,10 +136,7 @@ class LoCo(nn.Module):
         )
         self.unimodal = nn.ModuleDict(
             {
-                name: nn.ModuleList(
-                    Block(channels, heads, GlobalAttention(), drop_path=drop_path)
-                    for _ in range(unimodal_blocks)
-                )
+                name: UnimodalBlocks(channels, heads, blocks=unimodal_blocks, drop_path=drop_path)
                 for name in ("vision", "audio")
             }
         )
@@ -183,7 +196,7 @@ class LoCo(nn.Module):
             distances.append(level_distances)
             masks.append(mask[:, 0])
         lengths = tuple(mask.shape[1] for mask in masks)
-        ranges = RANGES[: self.levels - 1] + ((RANGES[self.levels - 1][0], 10_000.0),)
+        ranges = (*RANGES[: self.levels - 1], (RANGES[self.levels - 1][0], 10_000.0))
         return Prediction(
             points=make_points(lengths, ranges=ranges, device=vision.device),
             lengths=lengths,
@@ -196,10 +209,8 @@ class LoCo(nn.Module):
         )
 
     def _stream(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.embed[name](x, mask)
-        for block in self.unimodal[name]:
-            x, _ = block(x, x, mask, mask)
-        return x
+        stream: Tensor = self.unimodal[name](self.embed[name](x, mask), mask)
+        return stream
 
     def loss(self, prediction: Prediction, segments: list[Tensor], labels: list[Tensor]) -> Losses:
         """Eq 9 for one batch.

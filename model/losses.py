@@ -17,7 +17,10 @@ def focal_loss(
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Sigmoid focal loss per element (Lin et al., 2017); a negative ``alpha`` leaves out its weight."""
+    """Sigmoid focal loss per element (Lin et al., 2017).
+
+    A negative ``alpha`` leaves the class weight out.
+    """
     probability = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     right = probability * targets + (1 - probability) * (1 - targets)
@@ -58,6 +61,7 @@ class RunningNormaliser(nn.Module):
     def __init__(self, *, initial: float = 250.0, momentum: float = 0.9) -> None:
         super().__init__()
         self.momentum = momentum
+        self.count: Tensor
         self.register_buffer("count", torch.tensor(float(initial)))
 
     def forward(self, positives: Tensor) -> Tensor:

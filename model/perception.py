@@ -69,6 +69,7 @@ class WindowAdaptation(nn.Module):
         self.window = window
         self.regress = nn.Conv1d(channels, 2 * heads, 1)
         nn.init.zeros_(self.regress.weight)
+        assert self.regress.bias is not None
         nn.init.zeros_(self.regress.bias)
 
     def forward(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,9 @@
-"""Non-maximum suppression of intervals, class by class, all classes at once.
+"""Gaussian Soft-NMS of intervals, for one class or for all classes at once.
 
-Shapes: N candidates.
+Source: Bodla et al., 2017: take the best candidate, multiply the scores of the rest by
+exp(-IoU^2 / sigma), drop what falls below a floor, repeat.
+
+Shapes: N candidates, M kept.
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6  # added to lengths, as in the public code, so that empty intervals have an IoU
+GONE = -1.0  # score of a place without a candidate
 
 
 def interval_iou(one: Tensor, others: Tensor) -> Tensor:
-    """IoU of (..., 1, 2) against (..., N, 2) intervals."""
+    """IoU of (..., 1, 2) against (..., N, 2) intervals: (..., N)."""
     overlap = torch.minimum(one[..., 1], others[..., 1]) - torch.maximum(
         one[..., 0], others[..., 0]
     )
@@ -22,6 +26,24 @@ def interval_iou(one: Tensor, others: Tensor) -> Tensor:
 
 
 def soft_nms(
+    segments: Tensor, scores: Tensor, *, sigma: float = 0.4, min_score: float = 0.001
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS of candidates of one class.
+
+    Args:
+        segments: (N, 2).
+        scores: (N,) positive.
+        sigma: Width of the decay.
+        min_score: Candidates that decay below it are dropped.
+
+    Returns:
+        Indices (M,) of the kept candidates, best first, and their decayed scores (M,).
+    """
+    labels = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+    return _suppress(segments, scores, labels, sigma, min_score, limit=len(scores))
+
+
+def multiclass_soft_nms(
     segments: Tensor,
     scores: Tensor,
     labels: Tensor,
@@ -30,26 +52,31 @@ def soft_nms(
     min_score: float = 0.001,
     max_per_class: int = 100,
     max_total: int = 100,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Multi-class Gaussian Soft-NMS (Bodla et al., 2017).
-
-    In each class: take the best candidate, multiply the rest by exp(-IoU^2 / sigma), drop what
-    falls below ``min_score``, repeat.
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS in each class by itself; all classes advance together.
 
     Args:
         segments: (N, 2).
-        scores: (N,).
-        labels: (N,).
+        scores: (N,) positive.
+        labels: (N,) class numbers.
         sigma: Width of the decay.
-        min_score: Candidates that decay below it are dropped; the best of all stays.
+        min_score: Candidates that decay below it are dropped.
         max_per_class: Kept of each class.
         max_total: Kept of all.
 
     Returns:
-        Segments (M, 2), decayed scores (M,) falling, labels (M,).
+        Indices (M,) of the kept candidates, best first, and their decayed scores (M,).
     """
+    index, decayed = _suppress(segments, scores, labels, sigma, min_score, limit=max_per_class)
+    return index[:max_total], decayed[:max_total]
+
+
+def _suppress(
+    segments: Tensor, scores: Tensor, labels: Tensor, sigma: float, min_score: float, *, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Candidates sorted into a table with a row for each class; each round takes one of a row."""
     if len(scores) == 0:
-        return segments, scores, labels
+        return labels.new_zeros(0, dtype=torch.long), scores
     kinds, row = labels.unique(return_inverse=True)
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[torch.argsort(row[order], stable=True)]  # by class, best first
@@ -57,26 +84,25 @@ def soft_nms(
     width = int(sizes.max())
     column = torch.arange(len(order), device=scores.device) - (sizes.cumsum(0) - sizes)[row[order]]
     table = segments.new_zeros((len(kinds), width, 2))
-    live = scores.new_full((len(kinds), width), -1.0)  # -1: no candidate
+    live = scores.new_full((len(kinds), width), GONE)
+    origin = order.new_zeros((len(kinds), width))
     table[row[order], column] = segments[order]
     live[row[order], column] = scores[order]
-    kept_segments, kept_scores, kept_rows = [], [], []
+    origin[row[order], column] = order
+    kept, decayed = [], []
     active = torch.arange(len(kinds), device=scores.device)
-    for _ in range(min(width, max_per_class)):
-        best, index = live[active].max(1)
+    for _ in range(min(width, limit)):
+        best, place = live[active].max(1)
         going = best > 0
-        active, best, index = active[going], best[going], index[going]
+        active, best, place = active[going], best[going], place[going]
         if len(active) == 0:
             break
-        chosen = table[active, index]
-        kept_segments.append(chosen)
-        kept_scores.append(best)
-        kept_rows.append(active)
-        live[active, index] = -1.0
-        decayed = live[active] * torch.exp(
-            -(interval_iou(chosen[:, None], table[active]) ** 2) / sigma
-        )
-        live[active] = torch.where(decayed < min_score, -1.0, decayed)
-    joined = torch.cat(kept_scores)
-    top = torch.argsort(joined, descending=True, stable=True)[:max_total]
-    return torch.cat(kept_segments)[top], joined[top], kinds[torch.cat(kept_rows)[top]]
+        kept.append(origin[active, place])
+        decayed.append(best)
+        live[active, place] = GONE
+        overlap = interval_iou(table[active, place][:, None], table[active])
+        rest = live[active] * torch.exp(-(overlap**2) / sigma)
+        live[active] = torch.where(rest < min_score, GONE, rest)
+    values = torch.cat(decayed)
+    ranking = torch.argsort(values, descending=True, stable=True)
+    return torch.cat(kept)[ranking], values[ranking]
