@@ -23,7 +23,8 @@ def sinusoid(steps: int, channels: int) -> Tensor:
 class Embedding(nn.Module):
     """Two convolutions with norm and ReLU, then the position table (UnAV, UniAV).
 
-    A sequence longer than ``max_seq_len`` gets the table stretched to its length (UnAV).
+    A sequence longer than ``max_seq_len`` gets the table's continuation. UnAV stretches the table
+    instead, over the padded length, which makes a video's result depend on its batch.
 
     Args:
         inputs: Width of the features.
@@ -45,8 +46,8 @@ class Embedding(nn.Module):
         x = x * mask
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x, mask)[0])) * mask
-        table = self.table
         steps = x.shape[-1]
+        table = self.table
         if steps > table.shape[-1]:
-            table = F.interpolate(table, steps, mode="linear", align_corners=False)
+            table = sinusoid(steps, table.shape[1]).to(table)
         return x + table[..., :steps] * mask
