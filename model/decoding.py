@@ -40,6 +40,8 @@ class DecodingSettings:
         sigma: Of Soft-NMS.
         max_per_class: Detections kept of a class.
         max_total: Detections kept of a video.
+        chunk: Steps that are looked at at once; longer videos slide.
+        overlap: Steps that neighbouring pieces share.
     """
 
     min_score: float = 0.001
@@ -48,6 +50,8 @@ class DecodingSettings:
     sigma: float = 0.4
     max_per_class: int = 100
     max_total: int = 100
+    chunk: int = 2304
+    overlap: int = 512
 
 
 def candidates(prediction: Prediction, video: int, settings: DecodingSettings) -> Detected:
@@ -103,14 +107,12 @@ def detect_sequence(
     audio_mask: Tensor,
     *,
     settings: DecodingSettings | None = None,
-    chunk: int = 2304,
-    overlap: int = 512,
 ) -> Detected:
     """Detections of one video of any length, in bounded memory.
 
-    A sequence longer than ``chunk`` is cut into overlapping pieces. In an overlap each piece
-    answers for the candidates whose centre is nearer to its own middle; suppression then runs
-    once over all of them.
+    A sequence longer than ``settings.chunk`` is cut into overlapping pieces. In an overlap each
+    piece answers for the candidates whose centre is nearer to its own middle; suppression then
+    runs once over all of them.
 
     Args:
         model: In eval mode.
@@ -119,10 +121,9 @@ def detect_sequence(
         vision_mask: (T,).
         audio_mask: (T,).
         settings: Of decoding.
-        chunk: Steps of a piece.
-        overlap: Steps that neighbouring pieces share.
     """
     settings = settings or DecodingSettings()
+    chunk, overlap = settings.chunk, settings.overlap
     steps = vision.shape[-1]
     starts = list(range(0, max(1, steps - overlap), chunk - overlap))
     found = []

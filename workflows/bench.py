@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from extractors.media.audio import open_audio
 from extractors.media.ffmpeg import ffmpeg_binary
 from extractors.media.probe import MediaInfo, probe
-from extractors.media.video import open_video
+from extractors.media.video import ReaderChoice, open_video
 from extractors.registry import load_backbone
-from extractors.stream import FeatureStream
-
 from extractors.spec import Backbone
-from pipeline.core.errors import EnvironmentFault
+from extractors.stream import FeatureStream
+from pipeline.core.errors import EnvironmentFault, MediaError
 
 BATCH = 32  # frames or windows per call of an encoder when it is measured alone
 
@@ -100,16 +100,18 @@ def measure_speed(path: Path, *, backbone: str = "lite", device: str = "auto") -
         MediaError: The file cannot be read.
     """
     info = probe(path)
+    media = _media_seconds(info)
     started = time.perf_counter()
     loaded = load_backbone(backbone, device=device)
     load = time.perf_counter() - started
     report = SpeedReport(
-        f"{path.name}: {info.duration:.1f} s, backbone {backbone} (loaded in {load:.2f} s)",
+        f"{path.name}: {media:.1f} s, backbone {backbone} (loaded in {load:.2f} s)",
         machine_line(),
     )
     if info.video is not None:
         size = loaded.vision.frame_size(info.video.width, info.video.height)
-        for reader in ("decord", "ffmpeg"):
+        readers: tuple[ReaderChoice, ...] = ("decord", "ffmpeg")
+        for reader in readers:
             with _timed(report, f"decode picture ({reader})", info):
                 used = _drain_video(info, loaded, reader=reader, size=size)
             if used != reader:
@@ -148,8 +150,19 @@ def _timed(report: SpeedReport, part: str, info: MediaInfo) -> Iterator[None]:
     wall, cpu = time.perf_counter(), _cpu_seconds()
     yield
     report.timings.append(
-        Timing(part, time.perf_counter() - wall, _cpu_seconds() - cpu, info.duration)
+        Timing(part, time.perf_counter() - wall, _cpu_seconds() - cpu, _media_seconds(info))
     )
+
+
+def _media_seconds(info: MediaInfo) -> float:
+    """Length of the file.
+
+    Raises:
+        MediaError: The file does not say; a speed per second would mean nothing.
+    """
+    if info.duration is None:
+        raise MediaError(info.path, "does not say how long it is", hint="measure another file")
+    return info.duration
 
 
 def _cpu_seconds() -> float:
@@ -163,7 +176,9 @@ def _drain(blocks: Iterable[object]) -> None:
         pass
 
 
-def _drain_video(info: MediaInfo, backbone: Backbone, *, reader: str, size: tuple[int, int]) -> str:
+def _drain_video(
+    info: MediaInfo, backbone: Backbone, *, reader: ReaderChoice, size: tuple[int, int]
+) -> str:
     with open_video(info, fps=backbone.spec.grid.fps, size=size, reader=reader) as video:
         _drain(video)
         return video.reader
@@ -172,10 +187,10 @@ def _drain_video(info: MediaInfo, backbone: Backbone, *, reader: str, size: tupl
 def _encode_noise(backbone: Backbone, info: MediaInfo, size: tuple[int, int]) -> None:
     """Run the picture encoder over as many frames as the file would give it."""
     grid = backbone.spec.grid
-    count = grid.frame_count(info.duration)
+    count = grid.frame_count(_media_seconds(info))
     shape: tuple[int, ...] = (BATCH, size[1], size[0], 3)
     if backbone.spec.vision.unit == "window":
-        count, shape = grid.steps(info.duration), (BATCH, grid.window, *shape[1:])
+        count, shape = grid.steps(_media_seconds(info)), (BATCH, grid.window, *shape[1:])
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for first in range(0, count, BATCH):
         backbone.vision.embed(batch[: min(BATCH, count - first)])
@@ -184,7 +199,7 @@ def _encode_noise(backbone: Backbone, info: MediaInfo, size: tuple[int, int]) ->
 def _encode_silence(backbone: Backbone, info: MediaInfo) -> None:
     grid = backbone.spec.grid
     batch = np.zeros((BATCH, grid.window_samples), dtype=np.float32)
-    count = grid.steps(info.duration)
+    count = grid.steps(_media_seconds(info))
     for first in range(0, count, BATCH):
         backbone.audio.embed(batch[: min(BATCH, count - first)])
 

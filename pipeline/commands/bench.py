@@ -28,13 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--backbone", default="lite")
     sounds = kinds.add_parser("sounds", help="recognition of real sounds")
     sounds.add_argument("folder", type=Path, help="one subfolder of sound files per ESC-10 class")
+    agreement = kinds.add_parser("agreement", help="calibration of the agreement detector")
+    agreement.add_argument("folder", type=Path, help="the kit of real sounds and pictures")
     clips = kinds.add_parser("clips", help="the agreement detector on real labelled clips")
     clips.add_argument("folder", type=Path, help="the clips, with their annotation files")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Run one benchmark and print its table."""
-    return {"speed": _speed, "memory": _memory, "sounds": _sounds, "clips": _clips}[args.kind](args)
+    run = {
+        "speed": _speed,
+        "memory": _memory,
+        "sounds": _sounds,
+        "clips": _clips,
+        "agreement": _agreement,
+    }[args.kind]
+    return run(args)
 
 
 def _speed(args: argparse.Namespace) -> int:
@@ -69,4 +78,11 @@ def _clips(args: argparse.Namespace) -> int:
     from workflows.clips import measure_clips
 
     print(measure_clips(args.folder).format_table())
+    return 0
+
+
+def _agreement(args: argparse.Namespace) -> int:
+    from workflows.semireal import measure_semireal
+
+    print(measure_semireal(args.folder).format_table())
     return 0

@@ -8,6 +8,7 @@ Without --model, the training-free agreement detector reports what picture and s
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,9 @@ from pipeline.core.errors import MediaError, UsageError
 from pipeline.formats import FORMATS, format_writer, write, write_folder
 
 if TYPE_CHECKING:
+    from pipeline.core.events import Detections
     from workflows.detect import Detector
     from workflows.inputs import MediaItem
-
-    from pipeline.core.events import Detections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", default=None, help="folder to write to, or - (standard output)")
     parser.add_argument("--min-score", type=float, default=None, help="leave out weaker events")
-    parser.add_argument("--labels", default=None, metavar="A,B", help="report only these classes")
+    parser.add_argument(
+        "--labels",
+        default=None,
+        metavar="A,B",
+        help="report only these classes; quote a name that holds a comma",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
 
 
@@ -46,9 +51,13 @@ def execute(args: argparse.Namespace) -> int:
 
     formats = _formats(args.format, args.out)
     items = find_media(args.inputs)
-    labels = [name.strip() for name in args.labels.split(",")] if args.labels else None
-    detector = load_detector(args.model, device=args.device, labels=labels)
-    found, failed = _detect_all(detector, items, min_score=args.min_score)
+    detector = load_detector(
+        args.model,
+        device=args.device,
+        labels=_labels(args.labels) if args.labels else None,
+        min_score=args.min_score,
+    )
+    found, failed = _detect_all(detector, items)
     if not formats:
         for detections in found:
             print(render(detections))
@@ -89,16 +98,17 @@ def _formats(names: str | None, out: str | None) -> list[str]:
     return formats
 
 
-def _detect_all(
-    detector: Detector, items: Sequence[MediaItem], *, min_score: float | None
-) -> tuple[list[Detections], int]:
+def _labels(text: str) -> list[str]:
+    """Class names, comma-separated; one that holds a comma is quoted, as in a CSV file."""
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
+
+
+def _detect_all(detector: Detector, items: Sequence[MediaItem]) -> tuple[list[Detections], int]:
     """Events of every readable video, and how many could not be read."""
     found = []
     for item in items:
         try:
-            detections = detector(item.path)
+            found.append(detector(item.path))
         except MediaError as error:
             print(f"pipeline: {error}", file=sys.stderr)
-            continue
-        found.append(detections if min_score is None else detections.above(min_score))
     return found, len(items) - len(found)

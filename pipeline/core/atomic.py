@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 TEMP_SUFFIX = ".part"  # readers of a directory skip names that end so
 
@@ -38,6 +38,13 @@ def atomic_path(destination: str | os.PathLike[str]) -> Iterator[Path]:
         fsync_directory(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(destination: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Like `atomic_path`, but yields the temporary file open for writing bytes."""
+    with atomic_path(destination) as temporary, temporary.open("wb") as handle:
+        yield handle
 
 
 def fsync_directory(directory: Path) -> None:

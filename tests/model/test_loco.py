@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -211,9 +212,8 @@ def test_a_long_sequence_in_pieces_finds_what_the_whole_finds() -> None:
     vision, audio, mask, _ = batch(600)
     settings = DecodingSettings(min_score=1e-4, max_total=10)
     whole = detect_sequence(model, vision[0], audio[0], mask[0], mask[0], settings=settings)
-    pieces = detect_sequence(
-        model, vision[0], audio[0], mask[0], mask[0], settings=settings, chunk=384, overlap=256
-    )
+    settings = replace(settings, chunk=384, overlap=256)
+    pieces = detect_sequence(model, vision[0], audio[0], mask[0], mask[0], settings=settings)
     torch.testing.assert_close(pieces.segments, whole.segments, rtol=0, atol=1e-3)
     assert pieces.labels.tolist() == whole.labels.tolist()
 

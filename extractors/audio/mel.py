@@ -1,0 +1,94 @@
+"""The log-mel front end that VGGish and YAMNet share.
+
+16 kHz mono; frames of 400 samples every 160; periodic Hann; magnitude (not power) of a 512-point
+Fourier transform; 64 triangular bands, 125 to 7500 Hz, linear in HTK mel (1127 ln(1 + f / 700)),
+not area-normalised; ln(mel + offset). No padding: frame i starts at sample 160 i. Everything is
+float64.
+
+Source: the published VGGish and YAMNet feature code of AudioSet (constants and formulas only).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SAMPLE_RATE = 16_000
+FRAME = 400
+HOP = 160
+FFT = 512
+BANDS = 64
+LOWEST_HZ, HIGHEST_HZ = 125.0, 7500.0
+
+VGGISH_OFFSET = 0.01
+YAMNET_OFFSET = 0.001
+
+
+def log_mel(waveforms: ArrayLike, *, offset: float) -> NDArray[np.float64]:
+    """Log-mel spectrogram.
+
+    Args:
+        waveforms: (..., S) mono sound in [-1, 1] at 16 kHz.
+        offset: Added before the logarithm: `VGGISH_OFFSET` or `YAMNET_OFFSET`.
+
+    Returns:
+        (..., 1 + floor((S - 400) / 160), 64), earliest frame and lowest band first.
+
+    Raises:
+        ValueError: Less than one frame of sound.
+    """
+    sound = np.asarray(waveforms, dtype=np.float64)
+    if sound.ndim == 0 or sound.shape[-1] < FRAME:
+        raise ValueError(f"sound of shape {sound.shape} is shorter than one frame, {FRAME} samples")
+    frames = np.lib.stride_tricks.sliding_window_view(sound, FRAME, axis=-1)[..., ::HOP, :]
+    magnitude = np.abs(np.fft.rfft(frames * hann(), FFT))
+    return np.log(_sum_bands(magnitude) + offset)
+
+
+@lru_cache(maxsize=1)
+def hann() -> NDArray[np.float64]:
+    """Periodic Hann window, (400,): 0.5 - 0.5 cos(2 pi n / 400)."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi / FRAME * np.arange(FRAME))
+
+
+@lru_cache(maxsize=1)
+def mel_matrix() -> NDArray[np.float64]:
+    """Weights from magnitude bins to mel bands, (257, 64); the DC bin counts for no band."""
+    bins = hertz_to_mel(np.linspace(0.0, SAMPLE_RATE / 2, FFT // 2 + 1))
+    lowest, highest = hertz_to_mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
+    edges = np.linspace(lowest, highest, BANDS + 2)
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - lower) / (centre - lower)
+    falling = (upper - bins[:, None]) / (upper - centre)
+    weights = np.maximum(0.0, np.minimum(rising, falling))
+    weights[0] = 0.0
+    return weights
+
+
+@lru_cache(maxsize=1)
+def _bands() -> tuple[tuple[slice, NDArray[np.float64]], ...]:
+    """Bins of each band and their weights: what is not zero in `mel_matrix`."""
+    columns = mel_matrix().T
+    spans = [np.flatnonzero(column) for column in columns]
+    slices = [slice(int(span[0]), int(span[-1]) + 1) for span in spans]
+    return tuple((bins, column[bins]) for bins, column in zip(slices, columns, strict=True))
+
+
+def _sum_bands(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``magnitude @ mel_matrix()``, (..., 257) to (..., 64), over the 3 % that is not zero.
+
+    A matrix product would be shared out among all cores by the BLAS library, whose threads wait
+    for each other; beside a decoder that costs many times what the sum does.
+    """
+    by_bin = np.ascontiguousarray(magnitude.reshape(-1, magnitude.shape[-1]).T)
+    bands = np.empty((BANDS, by_bin.shape[1]))
+    for band, (bins, weights) in enumerate(_bands()):
+        np.einsum("k,kf->f", weights, by_bin[bins], out=bands[band])
+    return bands.T.reshape(*magnitude.shape[:-1], BANDS)
+
+
+def hertz_to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """HTK mel of a frequency: 1127 ln(1 + f / 700)."""
+    return 1127.0 * np.log1p(hertz / 700.0)

@@ -1,0 +1,38 @@
+"""Choose where the encoders run."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.core.errors import EnvironmentFault, UsageError
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The torch device that a name stands for.
+
+    Args:
+        name: ``auto`` (a CUDA device when there is one, else the CPU), or any name that torch
+            knows, such as ``cpu`` or ``cuda:1``.
+
+    Raises:
+        UsageError: No such device name.
+        EnvironmentFault: The device is not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(
+            f"unknown device {name!r}", hint="use auto, cpu, cuda or cuda:N"
+        ) from error
+    if device.type == "cpu":
+        return device
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise EnvironmentFault(
+            f"device {name!r} cannot be used on this machine: {reason}", hint="use --device cpu"
+        ) from error
+    return device

@@ -1,0 +1,101 @@
+"""Exclusive locks by name between processes, which vanish with the process that holds them.
+
+A lock is one byte of a lock file, so a million names need one file and leave nothing behind. They
+work on local disks and on network file systems with locking; where a system has none (Windows, some
+mounts), every lock is granted: callers must stay correct then, at the price of doing work twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+POLL_S = 0.05
+
+_guard = threading.Lock()
+# A process loses all its locks on a file when it closes any descriptor of it: one per file, kept.
+_descriptors: dict[tuple[int, str], int] = {}
+_owners: dict[tuple[int, str, str], tuple[int, int]] = {}  # (process, file, name): (thread, depth)
+
+
+class LockFile:
+    """Locks that share one file.
+
+    Args:
+        path: The file; made on first use. It stays empty and is never removed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = str(Path(path).absolute())
+
+    @contextmanager
+    def hold(self, name: str, *, wait: bool) -> Iterator[bool]:
+        """Hold the lock ``name`` for a block; a thread may take its own lock again.
+
+        Args:
+            name: Any text.
+            wait: Whether to wait until whoever else holds it lets go.
+
+        Yields:
+            Whether the lock is held; always True with ``wait``.
+        """
+        key = (os.getpid(), self._path, name)
+        while not (granted := self._take(key)) and wait:
+            time.sleep(POLL_S)
+        try:
+            yield granted
+        finally:
+            if granted:
+                self._give_back(key)
+
+    def _take(self, key: tuple[int, str, str]) -> bool:
+        thread = threading.get_ident()
+        with _guard:
+            owner, depth = _owners.get(key, (thread, 0))
+            if owner != thread:
+                return False
+            if depth == 0 and not self._lock_byte(key[2]):
+                return False
+            _owners[key] = (thread, depth + 1)
+            return True
+
+    def _give_back(self, key: tuple[int, str, str]) -> None:
+        with _guard:
+            thread, depth = _owners.pop(key)
+            if depth > 1:
+                _owners[key] = (thread, depth - 1)
+            elif fcntl is not None:
+                fcntl.lockf(self._descriptor(), fcntl.LOCK_UN, 1, _offset(key[2]))
+
+    def _lock_byte(self, name: str) -> bool:
+        if fcntl is None:
+            return True
+        try:
+            fcntl.lockf(self._descriptor(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(name))
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: somebody else holds it
+            return False
+        except OSError:  # a file system without locks
+            return True
+        return True
+
+    def _descriptor(self) -> int:
+        key = (os.getpid(), self._path)
+        if key not in _descriptors:
+            _descriptors[key] = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return _descriptors[key]
+
+
+def _offset(name: str) -> int:
+    """Byte of the file that stands for ``name``; two names share one with a chance of 2^-62."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 2

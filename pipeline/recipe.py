@@ -1,0 +1,333 @@
+"""What a recipe holds: one frozen dataclass for each section of the YAML file.
+
+Each field carries its limits as metadata, so that `pipeline.config` can check a whole file and
+report everything that is wrong at once. Defaults are those of the LoCo reconstruction on the
+16 fps, 16-frame, stride-4 grid; the values that the paper leaves open are arguments of
+`model.loco.LoCo` and appear here under the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+FUSIONS = ("dynamic", "fixed", "global", "none")
+RESIDUALS = ("query", "kv")
+CORRESPONDENCES = ("learnable", "fixed", "softened", "diagonal", "none")
+TARGETS = ("raw", "normalised")
+INTERVALS = ("giou", "diou")
+READERS = ("auto", "decord", "ffmpeg")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a value must satisfy besides its type.
+
+    Attributes:
+        text: The rule, as it ends the sentence "must be ...".
+        holds: Whether a value of the right type obeys it.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def _limited(default: Any, limit: Limit) -> Any:
+    return field(default=default, metadata={"limit": limit})
+
+
+def _positive(default: Any) -> Any:
+    return _limited(default, Limit("above 0", lambda value: value > 0))
+
+
+def _at_least(default: Any, low: float) -> Any:
+    return _limited(default, Limit(f"at least {low}", lambda value: value >= low))
+
+
+def _between(default: Any, low: float, high: float) -> Any:
+    return _limited(default, Limit(f"in [{low}, {high}]", lambda value: low <= value <= high))
+
+
+def _below(default: Any, low: float, high: float) -> Any:
+    return _limited(default, Limit(f"in [{low}, {high})", lambda value: low <= value < high))
+
+
+def _choice(default: str, options: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"options": options})
+
+
+def _named(default: Any = ...) -> Any:
+    """Text that must not be empty; required where there is no default."""
+    rule = {"limit": Limit("not empty", lambda value: bool(str(value).strip()))}
+    return field(metadata=rule) if default is ... else field(default=default, metadata=rule)
+
+
+def _ratios(value: tuple[float, ...]) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1] <= 1
+
+
+def _thresholds(value: tuple[float, ...]) -> bool:
+    return bool(value) and all(0 < v <= 1 for v in value) and list(value) == sorted(set(value))
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What there is to learn from.
+
+    Attributes:
+        annotations: ActivityNet-style JSON file.
+        features: Feature store; the extract stage fills it.
+        videos: Inputs of the extract stage, as for ``pipeline extract``; none where the store
+            comes from elsewhere.
+        train: Subset to learn from.
+        validation: Subset that chooses the best epoch; empty for none.
+        test: Subset that the eval stage measures on.
+        bad_rows: ``error`` refuses a file with impossible annotations, ``drop`` leaves those
+            rows out and says how many.
+        missing: ``error`` refuses to go on when annotated videos have no features, ``skip``
+            leaves them out and says how many.
+        modalities: ``both``, or the one to use; the other counts as missing in every video.
+    """
+
+    annotations: Path
+    features: Path
+    videos: tuple[Path, ...] = ()
+    train: str = _named("train")
+    validation: str = "validation"
+    test: str = _named("test")
+    bad_rows: str = _choice("error", ("error", "drop"))
+    missing: str = _choice("skip", ("error", "skip"))
+    modalities: str = _choice("both", ("both", "vision", "audio"))
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneConfig:
+    """How features are made.
+
+    Attributes:
+        name: A row of the table of backbones.
+        reader: Video reader.
+        scheduler: ``serial``, ``dask``, or the address of a Dask cluster.
+        workers: Number of processes for ``dask``; 0 leaves the choice to the program.
+    """
+
+    name: str = _named("lite")
+    reader: str = _choice("auto", READERS)
+    scheduler: str = _named("serial")
+    workers: int = _at_least(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The network; each value is an argument of `model.loco.LoCo`.
+
+    Attributes:
+        channels: Width of the two streams.
+        heads: Attention heads.
+        unimodal_blocks: Self-attention blocks of each stream before the pyramid.
+        levels: Levels of the pyramid.
+        window: Base window of the pyramid's attention, in steps of a level.
+        fusion: ``dynamic`` (LoCo), ``fixed`` windows, ``global`` attention, ``none``.
+        residual: Which stream the residual carries: ``query`` or ``kv``.
+        decoder_channels: Width of decoder and heads.
+        decoder_blocks: Light blocks after the reduction.
+        drop_path: Probability of stochastic depth.
+        max_seq_len: Longest sequence in training, and length of the position table, in steps.
+    """
+
+    channels: int = _at_least(512, 2)
+    heads: int = _at_least(4, 1)
+    unimodal_blocks: int = _at_least(2, 0)
+    levels: int = _between(6, 1, 6)
+    window: int = _at_least(8, 2)
+    fusion: str = _choice("dynamic", FUSIONS)
+    residual: str = _choice("query", RESIDUALS)
+    decoder_channels: int = _at_least(512, 1)
+    decoder_blocks: int = _at_least(1, 0)
+    drop_path: float = _below(0.1, 0, 1)
+    max_seq_len: int = _at_least(256, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The terms of Eq 9; each value is an argument of `model.loco.LoCo`.
+
+    Attributes:
+        correspondence: Variant of LCC, or ``none``.
+        correspondence_weight: Lambda.
+        correspondence_targets: ``raw`` or ``normalised``.
+        sigma: Initial deviation of LCC, steps.
+        interval: ``giou`` or ``diou``.
+        normaliser: Initial count of positive points.
+    """
+
+    correspondence: str = _choice("learnable", CORRESPONDENCES)
+    correspondence_weight: float = _at_least(0.1, 0)
+    correspondence_targets: str = _choice("raw", TARGETS)
+    sigma: float = _positive(1.0)
+    interval: str = _choice("giou", INTERVALS)
+    normaliser: float = _positive(250.0)
+
+
+@dataclass(frozen=True, slots=True)
+class OptimConfig:
+    """AdamW with linear warm-up, then cosine, both by iteration.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: On matrices and convolutions only.
+        warmup_epochs: Epochs of linear warm-up.
+        epochs: All epochs, warm-up included.
+        min_lr: Where the cosine ends.
+        clip: Largest L2 norm of the gradient; 0 for none.
+        ema: Decay of the averaged weights, which are the ones that are saved and tested.
+    """
+
+    lr: float = _positive(1e-4)
+    weight_decay: float = _at_least(1e-4, 0)
+    warmup_epochs: int = _at_least(5, 0)
+    epochs: int = _at_least(45, 1)
+    min_lr: float = _at_least(1e-8, 0)
+    clip: float = _at_least(1.0, 0)
+    ema: float = _below(0.999, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How the data is shown.
+
+    Attributes:
+        batch_size: Videos of a batch.
+        drop_last: Leave out the last batch of an epoch where it is short.
+        crop: Shortest and longest share of a video that is shown.
+        keep: Share of an event that must lie in the crop for it to be kept.
+        seed: Decides initial weights, order, crops and stochastic depth.
+        validate_every: Epochs between validations; the last epoch is always validated.
+        log_every: Iterations between rows of the log.
+        cache_gb: Features are kept in memory when all of them take no more than this.
+    """
+
+    batch_size: int = _at_least(16, 1)
+    drop_last: bool = False
+    crop: tuple[float, ...] = _limited((0.9, 1.0), Limit("two shares in (0, 1], rising", _ratios))
+    keep: float = _between(0.5, 0, 1)
+    seed: int = _at_least(1234567891, 0)
+    validate_every: int = _at_least(1, 1)
+    log_every: int = _at_least(10, 1)
+    cache_gb: float = _at_least(2.0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class InferConfig:
+    """From points to events; see `model.decoding.DecodingSettings`.
+
+    Attributes:
+        min_score: Probability below which a candidate is dropped.
+        per_level: Candidates kept on each level.
+        min_length: Steps below which an interval is dropped.
+        sigma: Of Soft-NMS.
+        max_per_class: Detections kept of a class.
+        max_total: Detections kept of a video.
+        chunk: Steps that are looked at at once; longer videos slide.
+        overlap: Steps that neighbouring pieces share.
+    """
+
+    min_score: float = _below(0.001, 0, 1)
+    per_level: int = _at_least(2000, 1)
+    min_length: float = _at_least(0.05, 0)
+    sigma: float = _positive(0.4)
+    max_per_class: int = _at_least(100, 1)
+    max_total: int = _at_least(100, 1)
+    chunk: int = _at_least(2304, 64)
+    overlap: int = _at_least(512, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """What is measured.
+
+    Attributes:
+        tiou: Thresholds of the temporal IoU, rising.
+    """
+
+    tiou: tuple[float, ...] = _limited(
+        tuple(n / 10 for n in range(1, 10)), Limit("rising thresholds in (0, 1]", _thresholds)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DetectConfig:
+    """What the detect stage works on.
+
+    Attributes:
+        inputs: As for ``pipeline detect``; none skips the stage.
+        formats: Formats to write.
+        min_score: Weaker events are left out; negative takes the threshold that was best on
+            validation.
+    """
+
+    inputs: tuple[Path, ...] = ()
+    formats: tuple[str, ...] = ("json",)
+    min_score: float = _between(-1.0, -1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """Where results go.
+
+    Attributes:
+        folder: Receives checkpoints, log, scores and detections.
+        licence: Written into the card of the checkpoint.
+    """
+
+    folder: Path
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A checked recipe; all paths are absolute.
+
+    Attributes:
+        data: What there is to learn from.
+        output: Where results go.
+        backbone: How features are made.
+        model: The network.
+        loss: Its losses.
+        optim: How it is trained.
+        train: How the data is shown.
+        infer: From points to events.
+        eval: What is measured.
+        detect: What the detect stage works on.
+        source: The file it was read from; None when it was made in Python.
+    """
+
+    data: DataConfig
+    output: OutputConfig
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    infer: InferConfig = field(default_factory=InferConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    detect: DetectConfig = field(default_factory=DetectConfig)
+    source: Path | None = field(default=None, compare=False, metadata={"internal": True})
+
+    def to_json(self) -> dict[str, Any]:
+        """Every value, defaults included, as plain JSON values."""
+        return {
+            item.name: _plain(getattr(self, item.name))
+            for item in fields(self)
+            if "internal" not in item.metadata
+        }
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,192 @@
+"""The training-free detector: an event is where sound and picture name the same class.
+
+Scores of the two embedded nets are joined to classes by the table of `workflows.joint_classes`,
+calibrated, and handed to the mathematics of `model.agreement`.
+
+Shapes: T steps, C joint classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors.features import Features
+from extractors.windows import WindowGrid
+from model.agreement import Recipe, Segments, agreement, calibrate, log_odds, smooth
+from model.agreement import segments_from_activation as find_segments
+from pipeline.core.errors import UsageError
+from pipeline.core.events import Curves, Event
+from workflows.joint_classes import JointTable, load_joint_table
+
+CHUNK_STEPS = 4096  # steps whose scores are in memory at once: 17 minutes, some 12 MB
+SPARE_CURVES = 3  # strongest classes without an event that still get a curve
+SPARE_CURVE_PEAK = 0.2
+
+Rows = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementSettings:
+    """Numbers of the detector, chosen by reason or on real sounds and pictures put together.
+
+    The picture net's calibration follows from its softmax: a net that knows nothing gives a group
+    of n of K classes the share n / K, so that share is an even chance, with slope 1. A fit on real
+    pictures comes near (slope 1.07, 0.7 n / K). The sound net's scores are independent sigmoids
+    without such a zero: slope and midpoint are a Platt fit on real sounds. Prior and smallest
+    score are where F is largest. `pipeline bench agreement FOLDER` prints all of this.
+
+    Attributes:
+        audio_slope: Platt slope of the sound scores.
+        audio_midpoint: Sound score that is an even chance, before the prior.
+        vision_slope: Slope of the picture scores.
+        prior: Probability of a class before sound or picture say anything.
+        recipe: From activation to events.
+        min_score: Events below it are not reported.
+    """
+
+    audio_slope: float = 0.65
+    audio_midpoint: float = 0.015
+    vision_slope: float = 1.0
+    prior: float = 0.2
+    recipe: Recipe = field(default_factory=Recipe)
+    min_score: float = 0.3
+
+
+class AgreementScorer:
+    """Collects activation from rows of scores in any number of chunks, then finds the events.
+
+    Memory grows by 2 C bytes a step (6 MB for two hours); the scores themselves are not kept.
+
+    Args:
+        table: The joint classes.
+        settings: Calibration and recipe.
+    """
+
+    def __init__(self, table: JointTable, settings: AgreementSettings) -> None:
+        self.table = table
+        self.settings = settings
+        prior = float(log_odds(settings.prior))
+        audio_even = float(log_odds(settings.audio_midpoint))
+        self._audio_midpoint = audio_even - prior / settings.audio_slope
+        self._vision_midpoint = log_odds(table.vision_shares) - prior / settings.vision_slope
+        self._activation: list[NDArray[np.float16]] = []
+        self._valid: list[NDArray[np.bool_]] = []
+
+    def add(self, rows: Rows) -> None:
+        """Take the next consecutive steps: both masks and both nets' class scores.
+
+        Raises:
+            UsageError: The rows hold no class scores.
+        """
+        if "audio_scores" not in rows or "vision_scores" not in rows:
+            raise UsageError(
+                "these features hold no class scores, which the agreement detector needs",
+                hint="extract with --backbone lite, or give a trained model with --model",
+            )
+        audio, vision = self.probabilities(rows)
+        valid = rows["audio_mask"] & rows["vision_mask"]
+        self._activation.append((agreement(audio, vision) * valid[:, None]).astype(np.float16))
+        self._valid.append(np.asarray(valid))
+
+    def probabilities(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Calibrated (T, C) probabilities of each joint class, by sound and by picture."""
+        audio = calibrate(
+            self.table.audio_probabilities(rows["audio_scores"]),
+            slope=self.settings.audio_slope,
+            midpoint=self._audio_midpoint,
+        )
+        vision = calibrate(
+            self.table.vision_probabilities(rows["vision_scores"]),
+            slope=self.settings.vision_slope,
+            midpoint=self._vision_midpoint,
+        )
+        return audio, vision
+
+    def finish(self, grid: WindowGrid, duration: float) -> tuple[list[Event], Curves]:
+        """Events, best first, and the activation curves of the classes that matter.
+
+        Args:
+            grid: Where the steps lie.
+            duration: Seconds; events end there at the latest.
+        """
+        classes = len(self.table.classes)
+        activation = np.concatenate(self._activation or [np.zeros((0, classes), np.float16)])
+        valid = np.concatenate(self._valid or [np.zeros(0, bool)])
+        self._activation.clear()
+        self._valid.clear()
+        for index in range(classes):  # by column: smoothing works in double precision
+            column = slice(index, index + 1)
+            activation[:, column] = smooth(
+                activation[:, column], valid, self.settings.recipe.smoothing
+            )
+        segments = find_segments(activation, self.settings.recipe)
+        events = list(self._events(segments, grid, len(valid), duration))
+        return events, self._curves(activation, events, grid)
+
+    def _events(
+        self, segments: Segments, grid: WindowGrid, steps: int, duration: float
+    ) -> Iterator[Event]:
+        """Segments as seconds. The first and the last step reach to the ends of the video."""
+        starts = np.where(segments.starts < 0, 0.0, grid.to_seconds(segments.starts))
+        ends = np.where(segments.ends > steps - 1, duration, grid.to_seconds(segments.ends))
+        for start, end, index, score in zip(
+            starts, ends, segments.classes, segments.scores, strict=True
+        ):
+            start, end = min(float(start), duration), min(float(end), duration)
+            if score >= self.settings.min_score and start < end:
+                yield Event(start, end, self.table.labels[index], float(score))
+
+    def _curves(
+        self, activation: NDArray[np.float16], events: list[Event], grid: WindowGrid
+    ) -> Curves:
+        """Curves of the classes with events, by their best, and of a few strong ones without."""
+        labels = list(dict.fromkeys(event.label for event in events))
+        peaks = activation.max(axis=0, initial=0)
+        strongest = [
+            self.table.labels[i] for i in np.argsort(-peaks) if peaks[i] > SPARE_CURVE_PEAK
+        ]
+        labels += [label for label in strongest if label not in set(labels)][:SPARE_CURVES]
+        columns = [self.table.labels.index(label) for label in labels]
+        values = activation[:, columns].astype(np.float32)
+        return Curves(grid.centres(len(activation)), tuple(labels), values)
+
+
+def detect_features(
+    features: Features,
+    *,
+    table: JointTable | None = None,
+    settings: AgreementSettings | None = None,
+) -> tuple[list[Event], Curves]:
+    """Events where sound and picture agree, from stored or fresh features.
+
+    Works through the features in chunks, so a memory-mapped set of any length stays on disk.
+
+    Args:
+        features: Of a backbone whose nets name classes (``lite``).
+        table: Joint classes; the committed table for the ``lite`` nets when omitted.
+        settings: Calibration and recipe; the defaults when omitted.
+
+    Returns:
+        Events, best first, in seconds; and activation curves.
+
+    Raises:
+        UsageError: The features hold no class scores.
+    """
+    scorer = AgreementScorer(table or lite_table(), settings or AgreementSettings())
+    for first in range(0, features.steps, CHUNK_STEPS):
+        chunk = slice(first, first + CHUNK_STEPS)
+        scorer.add({name: array[chunk] for name, array in features.arrays.items()})
+    return scorer.finish(features.grid, features.summary.duration)
+
+
+def lite_table() -> JointTable:
+    """The committed table on the class lists of the embedded nets."""
+    from extractors.audio.yamnet import audioset_classes
+    from extractors.vision.efficientnet import imagenet_classes
+
+    return load_joint_table(audioset_classes(), imagenet_classes())

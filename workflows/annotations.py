@@ -1,0 +1,279 @@
+"""Annotation files in the style of ActivityNet and UnAV-100, checked row by row.
+
+::
+
+    {"database": {"<video>": {"duration": 47.7, "subset": "train",
+                              "annotations": [{"segment": [13.0, 15.8], "label": "dog barking",
+                                               "label_id": 3}]}}}
+
+``label_id`` may be left out everywhere; classes are then numbered in alphabetical order, so that
+the same labels give the same numbers however the file is sorted. Ids with gaps are numbered anew
+in their order. Segments are seconds on the video's own clock.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.events import Event
+
+DURATION_SLACK_S = 0.5  # durations are often rounded to seconds; an end past them is clipped
+DUPLICATE_S = 1e-3  # two events of a class whose ends are so near are one (UnAV's evaluator)
+SHOWN = 20  # problems that an error names
+
+BadRows = Literal["error", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLabels:
+    """One video of the file.
+
+    Attributes:
+        subset: Subset in lower case; empty where the file says none.
+        duration: Seconds, or None where the file says none.
+        events: Its events with score 1, in the order of the file.
+    """
+
+    subset: str
+    duration: float | None
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """A checked annotation file.
+
+    Attributes:
+        path: Where it was read from.
+        classes: Names of the K classes, in the order of their numbers.
+        label_ids: The file's own id of each class; its number where the file has none.
+        videos: By id, in the order of the file.
+        notes: What was repaired or left out, one sentence each.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    label_ids: tuple[int, ...]
+    videos: Mapping[str, VideoLabels] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def subset(self, name: str) -> dict[str, VideoLabels]:
+        """The videos of a subset by id; case does not matter.
+
+        Raises:
+            ConfigError: No video is in it; the message says which subsets there are.
+        """
+        found = {id: video for id, video in self.videos.items() if video.subset == name.lower()}
+        if found:
+            return found
+        counts = Counter(video.subset for video in self.videos.values())
+        known = [subset for subset in counts if subset]
+        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        listed = ", ".join(f"{subset} ({counts[subset]} videos)" for subset in known) or "none"
+        raise ConfigError(
+            f"{self.path} has no video in the subset {name!r}", hint=f"{guess}subsets: {listed}"
+        )
+
+
+def load_annotations(path: str | os.PathLike[str], *, bad_rows: BadRows = "error") -> Annotations:
+    """Read and check an annotation file.
+
+    Args:
+        path: The JSON file.
+        bad_rows: ``error`` refuses a file with impossible rows; ``drop`` leaves them out and says
+            so in the notes. Conflicts between labels and label ids are always refused.
+
+    Raises:
+        ConfigError: The file cannot be read, is of another layout, or has wrong rows; each is
+            named with its video and row.
+    """
+    path = Path(path)
+    check = _Check(path)
+    database = check.database()
+    for video, entry in database.items():
+        check.video(video, entry)
+    classes, label_ids = check.classes()
+    if check.fatal or (check.problems and bad_rows == "error"):
+        raise _refusal(path, check.fatal + check.problems, droppable=not check.fatal)
+    notes = list(check.notes)
+    if check.problems:
+        first = check.problems[0]
+        notes.append(f"{len(check.problems)} bad rows of {path} were left out, first {first}")
+    return Annotations(path, classes, label_ids, check.videos, tuple(notes))
+
+
+class _Check:
+    """Walks through a file and collects what is wrong with it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.videos: dict[str, VideoLabels] = {}
+        self.fatal: list[str] = []  # nothing can be made of the file
+        self.problems: list[str] = []  # one row, or one video, cannot be used
+        self.notes: list[str] = []
+        self._ids: dict[str, dict[int, str]] = {}  # label -> id -> where it was first seen
+        self._without: dict[str, str] = {}  # label without an id -> where
+        self._duplicates = 0
+
+    def database(self) -> dict[str, Any]:
+        value = read_json(self.path, what="annotation file")
+        database = value.get("database") if isinstance(value, dict) else None
+        if not isinstance(database, dict) or not database:
+            raise ConfigError(
+                f"{self.path} is no annotation file: it has no videos under 'database'",
+                hint='expected {"database": {video: {"subset", "annotations": [...]}}}',
+            )
+        return database
+
+    def video(self, id: str, entry: Any) -> None:
+        rows = entry.get("annotations") if isinstance(entry, dict) else None
+        if not isinstance(rows, list):
+            self.problems.append(f"video {id!r}: has no list 'annotations'")
+            return
+        duration = entry.get("duration")
+        if duration is not None and not (_finite(duration) and duration > 0):
+            self.problems.append(f"video {id!r}: duration {duration!r} is no positive number")
+            duration = None
+        subset = entry.get("subset", "")
+        if not isinstance(subset, str):
+            self.problems.append(f"video {id!r}: subset {subset!r} is no text")
+            subset = ""
+        events: list[Event] = []
+        for index, row in enumerate(rows):
+            self._row(events, row, duration, f"video {id!r}, row {index}")
+        self.videos[id] = VideoLabels(subset.lower(), duration, tuple(events))
+
+    def _row(self, events: list[Event], row: Any, duration: float | None, where: str) -> None:
+        label = row.get("label") if isinstance(row, dict) else None
+        if not isinstance(label, str) or not label.strip():
+            self.problems.append(f"{where}: has no 'label'")
+            return
+        self._note_id(label, row.get("label_id"), where)
+        segment = row.get("segment")
+        if not isinstance(segment, list) or len(segment) != 2 or not all(map(_finite, segment)):
+            self.problems.append(f"{where}: segment {segment!r} is not two finite seconds")
+            return
+        start, end = map(float, segment)
+        wrong = _impossible(start, end, duration)
+        if wrong:
+            self.problems.append(f"{where}: segment [{start:g}, {end:g}] of {label!r} {wrong}")
+            return
+        event = Event(start, end if duration is None else min(end, float(duration)), label, 1.0)
+        if any(_same(event, other) for other in events):
+            self._duplicates += 1
+        else:
+            events.append(event)
+
+    def _note_id(self, label: str, id: Any, where: str) -> None:
+        if id is None:
+            self._without.setdefault(label, where)
+        elif isinstance(id, int) and not isinstance(id, bool) and id >= 0:
+            self._ids.setdefault(label, {}).setdefault(id, where)
+        else:
+            self.fatal.append(f"{where}: label_id {id!r} of {label!r} is no whole number from 0")
+
+    def classes(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Names of the classes and their ids in the file, by number."""
+        if self._duplicates:
+            self.notes.append(
+                f"{self._duplicates} rows of {self.path} repeat another (same label, ends within "
+                f"{DUPLICATE_S:g} s) and were left out"
+            )
+        if not self._ids:
+            return tuple(sorted(self._without)), tuple(range(len(self._without)))
+        owners: dict[int, tuple[str, str]] = {}
+        for label, ids in self._ids.items():
+            if len(ids) > 1:
+                listed = " and ".join(f"{id} ({where})" for id, where in ids.items())
+                self.fatal.append(f"label {label!r} has the label_ids {listed}")
+            for id, where in ids.items():
+                other, first = owners.setdefault(id, (label, where))
+                if other != label:
+                    self.fatal.append(
+                        f"label_id {id} stands for {other!r} ({first}) and {label!r} ({where})"
+                    )
+        for label, where in self._without.items():
+            if label not in self._ids:
+                self.fatal.append(f"{where}: label {label!r} has no label_id, other labels have")
+        ordered = sorted((min(ids), label) for label, ids in self._ids.items())
+        return tuple(label for _, label in ordered), tuple(id for id, _ in ordered)
+
+
+def read_json(path: Path, *, what: str) -> Any:
+    """A JSON value; a video that is named twice is an error, not a silent replacement.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or no JSON.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            twice = next(
+                key for key, count in Counter(key for key, _ in pairs).items() if count > 1
+            )
+            raise ConfigError(f"{path}: {twice!r} is there twice", hint="join or rename the two")
+        return value
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except FileNotFoundError as error:
+        raise ConfigError(f"the {what} {path} does not exist", hint="check the path") from error
+    except OSError as error:
+        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"the {what} {path} is no valid JSON: {error}") from error
+
+
+def refuse_rows(path: Path, problems: Sequence[str], *, hint: str) -> ConfigError:
+    """One error that names up to `SHOWN` problems of a file."""
+    shown = list(problems[:SHOWN])
+    if len(problems) > SHOWN:
+        shown.append(f"... and {len(problems) - SHOWN} more")
+    if len(problems) == 1:
+        return ConfigError(f"{path}: {problems[0]}", hint=hint)
+    return ConfigError(
+        "\n  ".join([f"{path} has {len(problems)} problems:", *shown]) + "\n", hint=hint
+    )
+
+
+def _refusal(path: Path, problems: Sequence[str], *, droppable: bool) -> ConfigError:
+    way = "correct the file"
+    if droppable:
+        way += ", or leave such rows out with data.bad_rows=drop"
+    return refuse_rows(path, problems, hint=way)
+
+
+def _impossible(start: float, end: float, duration: float | None) -> str:
+    """Why a segment cannot be; empty where it can."""
+    if start < 0:
+        return "starts before 0"
+    if end <= start:
+        return "does not end after its start"
+    if duration is not None and start >= duration:
+        return f"lies past the end of the video at {duration:g} s"
+    if duration is not None and end > duration + DURATION_SLACK_S:
+        return f"ends past the end of the video at {duration:g} s"
+    return ""
+
+
+def _same(one: Event, other: Event) -> bool:
+    return (
+        one.label == other.label
+        and abs(one.start - other.start) <= DUPLICATE_S
+        and abs(one.end - other.end) <= DUPLICATE_S
+    )
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

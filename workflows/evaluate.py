@@ -1,0 +1,214 @@
+"""Evaluation: mAP of a detector on a split, beside what whole-video classification would score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extractors.features import Features
+from pipeline.core.errors import ConfigError
+from pipeline.core.events import Event, sort_events
+from workflows.annotations import VideoLabels, load_annotations, read_json
+from workflows.dataset import SplitDataset
+from workflows.matching import list_some, match_ids
+from workflows.metrics import TIOU, Scores, mean_average_precision, whole_video_baseline
+
+Predict = Callable[[Features], list[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """Scores of one set of predictions.
+
+    Attributes:
+        scores: Of the predictions.
+        baseline: Of whole-video predictions with the same classifier's scores.
+        videos: Number of videos that were scored.
+        notes: What the reader must know, such as videos without features.
+    """
+
+    scores: Scores
+    baseline: Scores
+    videos: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "videos": self.videos,
+            "scores": scores_json(self.scores),
+            "whole_video_baseline": scores_json(self.baseline),
+            "notes": list(self.notes),
+        }
+
+    def format_table(self, *, per_class: bool = False) -> str:
+        """The report as text; scores in percent."""
+        levels = "".join(f"{level:>7.1f}" for level in self.scores.tiou)
+        lines = [f"{'mAP (%) at tIoU':<24}{levels}{'mean':>8}"]
+        for name, scores in (("detections", self.scores), ("whole-video baseline", self.baseline)):
+            cells = "".join(f"{100 * value:>7.2f}" for value in scores.by_tiou)
+            lines.append(f"{name:<24}{cells}{100 * scores.average:>8.2f}")
+        if per_class:
+            lines += ["", f"{'class':<32}{'events':>8}{'AP (%)':>8}"]
+            for label, row, count in zip(
+                self.scores.classes, self.scores.precision, self.scores.events, strict=True
+            ):
+                lines.append(f"{label:<32}{count:>8}{100 * row.mean():>8.2f}")
+        lines += [f"{self.videos} videos", *(f"note: {note}" for note in self.notes)]
+        return "\n".join(lines)
+
+
+def scores_json(scores: Scores) -> dict[str, Any]:
+    """Scores as plain values, fractions of 1."""
+    return {
+        "tiou": list(scores.tiou),
+        "mAP": scores.by_tiou.tolist(),
+        "average_mAP": scores.average,
+        "AP": dict(zip(scores.classes, scores.precision.tolist(), strict=True)),
+        "events": dict(zip(scores.classes, scores.events.tolist(), strict=True)),
+    }
+
+
+def truth_of(videos: Mapping[str, VideoLabels]) -> dict[str, tuple[Event, ...]]:
+    """Ground truth of each video."""
+    return {id: video.events for id, video in videos.items()}
+
+
+def predict_split(data: SplitDataset, predict: Predict) -> dict[str, list[Event]]:
+    """Events of each video of a split, by annotation id."""
+    return {id: predict(data.features(id)) for id in data.ids}
+
+
+def video_scores(events: Sequence[Event]) -> dict[str, float]:
+    """Score of each class in one video: that of its best event."""
+    best: dict[str, float] = {}
+    for event in events:
+        best[event.label] = max(best.get(event.label, 0.0), event.score)
+    return best
+
+
+def score(
+    truth: Mapping[str, Sequence[Event]],
+    predictions: Mapping[str, Sequence[Event]],
+    durations: Mapping[str, float],
+    *,
+    tiou: Sequence[float] = TIOU,
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """Score predictions, and the whole-video answer with their own video scores.
+
+    Args:
+        truth: Ground truth of every video of the split.
+        predictions: Events of each video.
+        durations: Seconds of each video.
+        tiou: Thresholds.
+        notes: Passed on.
+
+    Raises:
+        ConfigError: There is no event to find.
+    """
+    if not any(truth.values()):
+        raise ConfigError("the videos to evaluate on have no annotated event")
+
+    # Only the model's own video scores: what the same classifier is worth without localisation.
+    own_scores = {video: video_scores(predictions.get(video, ())) for video in truth}
+    return EvaluationReport(
+        mean_average_precision(truth, predictions, tiou=tiou),
+        mean_average_precision(truth, whole_video_baseline(durations, own_scores), tiou=tiou),
+        len(truth),
+        tuple(notes),
+    )
+
+
+def evaluate_split(
+    data: SplitDataset, predict: Predict, *, tiou: Sequence[float] = TIOU
+) -> tuple[EvaluationReport, dict[str, list[Event]]]:
+    """Detect in every video of a split and score the result.
+
+    Returns:
+        The report, and the events of each video.
+    """
+    predictions = predict_split(data, predict)
+    durations = {id: data.features(id).summary.duration for id in data.ids}
+    missing = data.describe_missing()
+    report = score(
+        truth_of(data.videos),
+        predictions,
+        durations,
+        tiou=tiou,
+        notes=[missing] if missing else [],
+    )
+    return report, predictions
+
+
+def evaluate_file(
+    predictions: Path, annotations: Path, *, subset: str = "test", tiou: Sequence[float] = TIOU
+) -> EvaluationReport:
+    """Score an ActivityNet-style results file against an annotation file.
+
+    Raises:
+        ConfigError: A file cannot be read, or has another layout.
+    """
+    labels = load_annotations(annotations)
+    videos = labels.subset(subset)
+    found = read_results(predictions)
+    names, missing_ids = match_ids(videos, found)
+    events = {id: found[name] for id, name in names.items()}
+    truth = truth_of(videos)
+    durations = {
+        id: video.duration or _last_end([*truth[id], *events.get(id, ())])
+        for id, video in videos.items()
+    }
+    missing = ""
+    if missing_ids:
+        missing = f"{len(missing_ids)} annotated videos have no predictions: "
+        missing += list_some(missing_ids)
+    notes = [missing] if missing else []
+    return score(truth, events, durations, tiou=tiou, notes=notes)
+
+
+def read_results(path: Path) -> dict[str, list[Event]]:
+    """Events of each video of an ActivityNet-style results file.
+
+    Raises:
+        ConfigError: The file cannot be read, or a row is no event.
+    """
+    content = read_json(path, what="results file")
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, dict):
+        raise ConfigError(
+            f"{path} is no results file: it has no 'results'",
+            hint='expected {"results": {video: [{"label", "score", "segment"}]}}',
+        )
+    found: dict[str, list[Event]] = {}
+    for video, rows in results.items():
+        found[video] = []
+        for number, row in enumerate(rows):
+            try:
+                start, end = row["segment"]
+                event = Event(float(start), float(end), str(row["label"]), float(row["score"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ConfigError(f"{path}: video {video!r}, row {number + 1}: {error}") from error
+            found[video].append(event)
+    return found
+
+
+def results_json(predictions: Mapping[str, Sequence[Event]]) -> dict[str, Any]:
+    """Predictions as an ActivityNet-style results file."""
+    return {
+        "version": "1.0",
+        "results": {
+            video: [
+                {"label": event.label, "score": event.score, "segment": [event.start, event.end]}
+                for event in sort_events(events)
+            ]
+            for video, events in predictions.items()
+        },
+        "external_data": {},
+    }
+
+
+def _last_end(events: Sequence[Event]) -> float:
+    return max((event.end for event in events), default=0.0)

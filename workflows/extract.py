@@ -1,0 +1,300 @@
+"""Extract features of many videos into a store: plan, run, report.
+
+The plan compares what the user names with the store and its ledger. Each video that is left is one
+task; a task writes its own ledger rows, so that the ledger tells the truth even when the process
+that schedules the tasks is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from extractors.media.probe import probe
+from extractors.registry import BackboneRow, backbone_spec
+from extractors.shapes import row_bytes
+from extractors.spec import BackboneSpec
+from extractors.store import FeatureStore
+from pipeline.core.errors import (
+    EnvironmentFault,
+    MediaError,
+    PipelineError,
+    StoreError,
+    UsageError,
+)
+from pipeline.core.ledger import LedgerRow
+from workflows.attempts import CRASHES, Attempts, read_attempts
+from workflows.extract_report import ExtractReport, ExtractRow, Plan
+from workflows.extract_task import ExtractJob, extract_one
+from workflows.inputs import MediaItem, find_media
+from workflows.progress import Progress
+from workflows.schedule import TaskResult, run_tasks
+
+PACK_VIDEOS = 64  # small files from which on it is worth joining them into shards
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+__all__ = ["ExtractReport", "ExtractRow", "extract"]
+
+
+def extract(
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    backbone: str | BackboneRow = "lite",
+    device: str = "auto",
+    scheduler: str | None = None,
+    workers: int | None = None,
+    reader: str = "auto",
+    limit: int | None = None,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+) -> ExtractReport:
+    """Extract the features of media files into a store.
+
+    Called again with the same store it continues: videos that are in it are skipped as long as
+    their files have not changed, those that failed are tried again only when asked for.
+
+    Args:
+        inputs: Files, folders, globs and lists; see `workflows.inputs.find_media`.
+        out: Folder of the store.
+        backbone: Name of the nets, or a row of one's own for the table of backbones.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        scheduler: See `workflows.schedule.run_tasks`; None for this process, which keeps all cores
+            busy as it is: the nets are threaded and decoding runs beside them.
+        workers: Number of processes for the scheduler ``dask``.
+        reader: Video reader: ``auto``, ``decord`` or ``ffmpeg``.
+        limit: Stop after so many videos that are not in the store yet.
+        overwrite: Redo videos that are in the store.
+        retry_failed: Try failed and quarantined videos again.
+        dry_run: Only say what would be done.
+
+    Raises:
+        NothingMatchedError: The inputs name no file.
+        UsageError: Unknown backbone, device, reader or scheduler; two files of one id.
+        StoreError: The folder holds features of another backbone, or something else.
+        EnvironmentFault: ffmpeg, weights or the device are missing, or the disk is full.
+    """
+    started = time.perf_counter()
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit={limit} is below 1")
+    if reader not in ("auto", "decord", "ffmpeg"):
+        raise UsageError(f"unknown video reader {reader!r}", hint="use auto, decord or ffmpeg")
+    items = find_media(inputs)
+    spec = backbone.spec if isinstance(backbone, BackboneRow) else backbone_spec(backbone)
+    store = _open_store(Path(out), spec, dry_run=dry_run)
+    todo, rows = _make_plan(
+        items, store, overwrite=overwrite, retry_failed=retry_failed, limit=limit
+    )
+    if dry_run:
+        plan, failing = _estimate(todo, spec)
+        return ExtractReport([*rows, *failing], time.perf_counter() - started, plan=plan)
+    assert store is not None
+    jobs = [
+        ExtractJob(
+            id=item.id,
+            path=str(item.path),
+            store=str(store.path),
+            backbone=backbone,
+            device=device,
+            reader=reader,
+            overwrite=overwrite,
+        )
+        for item in todo
+    ]
+    rows += _run(jobs, store, scheduler=scheduler or "serial", workers=workers)
+    store.pack(min_videos=PACK_VIDEOS)
+    return ExtractReport(_in_order(rows, items), time.perf_counter() - started)
+
+
+def _open_store(path: Path, spec: BackboneSpec, *, dry_run: bool) -> FeatureStore | None:
+    """The store; None for a dry run before the first real one."""
+    if not dry_run:
+        return FeatureStore.create(path, spec)
+    if not (path / "store.json").exists():
+        return None
+    return FeatureStore.open(path, digest=spec.digest)
+
+
+def _make_plan(
+    items: Sequence[MediaItem],
+    store: FeatureStore | None,
+    *,
+    overwrite: bool,
+    retry_failed: bool,
+    limit: int | None,
+) -> tuple[list[MediaItem], list[ExtractRow]]:
+    """What is to be done, and rows for what is not."""
+    attempts = {} if store is None else read_attempts(store.ledger)
+    todo: list[MediaItem] = []
+    rows = []
+    for item in items:
+        row = None
+        if store is not None:
+            row = _settled(item, store, attempts.get(item.id, Attempts()), overwrite, retry_failed)
+        if row is None and limit is not None and len(todo) >= limit:
+            row = ExtractRow(item.id, str(item.path), "skipped", reason="over the limit")
+        if row is None:
+            todo.append(item)
+        else:
+            rows.append(row)
+    return todo, rows
+
+
+def _settled(
+    item: MediaItem, store: FeatureStore, past: Attempts, overwrite: bool, retry_failed: bool
+) -> ExtractRow | None:
+    """The row of a video that is not to be tried, None for one that is."""
+    path = str(item.path)
+    try:
+        known = store.get(item.id)
+        if known is not None and not overwrite:
+            if known.source is None or known.source.matches(item.path):
+                return ExtractRow(
+                    item.id,
+                    path,
+                    "skipped",
+                    reason="in the store already",
+                    steps=known.summary.steps,
+                    media_seconds=known.summary.duration,
+                )
+            return None  # the file changed
+        if retry_failed:
+            return None
+        if past.crashes >= CRASHES:
+            return _quarantine(item, store, past)
+        if past.failed and past.source is not None and past.source.matches(item.path):
+            reason = f"failed before: {past.reason} (--retry-failed tries again)"
+            return ExtractRow(item.id, path, "failed", reason=reason)
+    except MediaError:
+        return None  # unreadable: the attempt says so
+    return None
+
+
+def _quarantine(item: MediaItem, store: FeatureStore, past: Attempts) -> ExtractRow | None:
+    """Set aside a video that took its process with it, unless another process is at it."""
+    with store.claim(item.id) as free:
+        if not free:
+            return None
+    reason = f"the process died {past.crashes} times while extracting it"
+    if not past.quarantined:
+        store.ledger.append(LedgerRow(item.id, "quarantined", reason=reason))
+    reason += " (--retry-failed tries again)"
+    return ExtractRow(item.id, str(item.path), "quarantined", reason=reason)
+
+
+def _estimate(todo: Sequence[MediaItem], spec: BackboneSpec) -> tuple[Plan, list[ExtractRow]]:
+    """What a run would do, from the headers of the files, and the files that cannot be read."""
+    plan = Plan(videos=0, seconds=0.0, steps=0, bytes=0, unknown=0)
+    failing = []
+    with Progress(len(todo), what="looking") as bar:
+        for item in todo:
+            try:
+                duration = probe(item.path).duration
+            except MediaError as error:
+                failing.append(ExtractRow(item.id, str(item.path), "failed", reason=_words(error)))
+            else:
+                steps = 0 if duration is None else spec.grid.steps(duration)
+                plan = replace(
+                    plan,
+                    videos=plan.videos + 1,
+                    seconds=plan.seconds + (duration or 0.0),
+                    steps=plan.steps + steps,
+                    bytes=plan.bytes + steps * row_bytes(spec),
+                    unknown=plan.unknown + (duration is None),
+                )
+            bar.advance()
+    return plan, failing
+
+
+def _run(
+    jobs: Sequence[ExtractJob], store: FeatureStore, *, scheduler: str, workers: int | None
+) -> list[ExtractRow]:
+    rows: list[ExtractRow] = []
+    if not jobs:
+        return rows
+    results = run_tasks(extract_one, jobs, scheduler=scheduler, workers=workers)
+    with (
+        _terminated_as_interrupted(),
+        Progress(len(jobs), what="extracting") as bar,
+        contextlib.closing(results),
+    ):
+        try:
+            for result in results:
+                rows.append(_row(result, store))
+                bad = sum(row.outcome in ("failed", "quarantined") for row in rows)
+                bar.advance(f"{bad} failed" if bad else "")
+        finally:
+            if len(rows) < len(jobs):
+                _note_interrupted(jobs, store)
+    return rows
+
+
+def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> ExtractRow:
+    """The row of a task that ended, with a ledger row where it could not write its own.
+
+    Raises:
+        PipelineError: An error that every other video would meet too.
+    """
+    if result.value is not None:
+        return result.value
+    job, error = result.item, result.error
+    if result.died:
+        reason = f"its worker process died {CRASHES} times"
+        store.ledger.append(LedgerRow(job.id, "quarantined", reason=reason))
+        return ExtractRow(job.id, job.path, "quarantined", reason=reason)
+    if isinstance(error, UsageError | EnvironmentFault | StoreError):
+        store.ledger.append(LedgerRow(job.id, "skipped", reason=_words(error)))
+        raise error
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        store.ledger.append(LedgerRow(job.id, "skipped", reason=str(error)))
+        raise EnvironmentFault(
+            f"{store.path} cannot be written: {error.strerror}",
+            hint="make room and run the same command again: it continues",
+        ) from error
+    reason = f"{type(error).__name__}: {error}"
+    store.ledger.append(LedgerRow(job.id, "failed", reason=reason, seconds=result.seconds))
+    return ExtractRow(job.id, job.path, "failed", reason=reason, seconds=result.seconds)
+
+
+def _words(error: PipelineError) -> str:
+    return error.reason if isinstance(error, MediaError) else error.message
+
+
+def _note_interrupted(jobs: Sequence[ExtractJob], store: FeatureStore) -> None:
+    """End the attempts of workers that end with this run: they are no crashes."""
+    latest = store.ledger.latest()
+    for job in jobs:
+        row = latest.get(job.id)
+        if row is not None and row.outcome == "started":
+            store.ledger.append(LedgerRow(job.id, "skipped", reason="interrupted"))
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Treat a polite kill (a cluster's scheduler, a shutdown) like Ctrl-C: end in good order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _in_order(rows: Sequence[ExtractRow], items: Sequence[MediaItem]) -> list[ExtractRow]:
+    place = {item.id: number for number, item in enumerate(items)}
+    return sorted(rows, key=lambda row: place[row.id])

@@ -1,0 +1,223 @@
+"""Run many independent tasks: one after the other here, or on the workers of Dask.
+
+Dask is imported in this module only, and only when it is asked for. The scheduler carries tasks of
+a few hundred bytes and their small results; whatever is large goes to disk. It may die: what
+counts is the ledger that tasks write.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pipeline.core.errors import EnvironmentFault, UsageError
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+DEATHS = 2  # workers that a task may take with it before it is given up
+CONNECT_S = 15.0
+WORKERS_S = 120.0  # a cluster that starts its workers on demand needs a moment
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult(Generic[Item, Value]):
+    """How one task ended.
+
+    Attributes:
+        item: What it was given.
+        value: What it returned; None where it did not.
+        error: What it raised.
+        died: Its worker died under it, twice.
+        seconds: How long it took.
+    """
+
+    item: Item
+    value: Value | None = None
+    error: BaseException | None = None
+    died: bool = False
+    seconds: float = 0.0
+
+
+def run_tasks(
+    task: Callable[[Item], Value],
+    items: Iterable[Item],
+    *,
+    scheduler: str = "serial",
+    workers: int | None = None,
+) -> Generator[TaskResult[Item, Value], None, None]:
+    """Run ``task`` on each item and yield results as they come.
+
+    A task that raises, or takes its worker with it, gives a result that says so; the others go on.
+    Closing the iterator, or an interrupt, ends the workers that were started here.
+
+    Args:
+        task: A function that can be imported by name, with state of its own only per process.
+        items: What it is given, one each: plain values that can be pickled.
+        scheduler: ``serial`` runs in this process; ``dask`` starts worker processes on this
+            machine; anything with ``://`` or a port is the address of a running Dask scheduler.
+        workers: Number of processes for ``dask``; None for one per core, or one per GPU.
+
+    Yields:
+        One result per item, in the order in which they end.
+
+    Raises:
+        UsageError: Unknown scheduler, or ``workers`` that do not fit it.
+        EnvironmentFault: The cluster does not start, or cannot be reached, or has no workers.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers={workers} is below 1")
+    if scheduler == "serial":
+        if workers not in (None, 1):
+            raise UsageError(
+                f"workers={workers} with the serial scheduler", hint="use --scheduler dask"
+            )
+        return (_guarded(task, item) for item in items)
+    if scheduler == "dask":
+        return _run_on_dask(task, items, address=None, workers=workers)
+    if ":" in scheduler:
+        return _run_on_dask(task, items, address=scheduler, workers=None)
+    raise UsageError(
+        f"unknown scheduler {scheduler!r}",
+        hint="use serial, dask, or the address of a Dask scheduler such as tcp://10.0.0.1:8786",
+    )
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _guarded(task: Callable[[Item], Value], item: Item) -> TaskResult[Item, Value]:
+    """Run one task; the one place where any error becomes a result."""
+    started = time.perf_counter()
+    try:
+        value = task(item)
+    except Exception as error:  # one bad item must not end the others, whatever is wrong with it
+        seconds = time.perf_counter() - started
+        return TaskResult(item, error=_portable(error), seconds=seconds)
+    return TaskResult(item, value, seconds=time.perf_counter() - started)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or one of the same words where it cannot cross to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    except Exception:  # pickling may raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _run_on_dask(
+    task: Callable[[Item], Value],
+    items: Iterable[Item],
+    *,
+    address: str | None,
+    workers: int | None,
+) -> Generator[TaskResult[Item, Value], None, None]:
+    """Keep one task per worker in flight, so that a dying worker blames nobody else's."""
+    from distributed import KilledWorker, as_completed
+
+    with _client(address, workers) as (client, width):
+        waiting = iter(items)
+        running: dict[Any, Item] = {}
+        done = as_completed(loop=client.loop)
+
+        def submit() -> None:
+            for item in waiting:
+                future = client.submit(_guarded, task, item, pure=False, retries=0)
+                running[future] = item
+                done.add(future)
+                return
+
+        for _ in range(width):
+            submit()
+        while running:
+            future = next(done)
+            item = running.pop(future)
+            submit()
+            error = future.exception()
+            if error is None:
+                yield future.result()
+            else:
+                yield TaskResult(item, error=error, died=isinstance(error, KilledWorker))
+            future.release()
+
+
+@contextmanager
+def _client(address: str | None, workers: int | None) -> Iterator[tuple[Any, int]]:
+    """A client and the number of tasks to keep in flight."""
+    import dask
+    from distributed import Client
+
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_settings()))
+        for name in ("distributed.worker", "distributed.nanny", "distributed.scheduler"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told in results
+        if address is None:
+            cluster = stack.enter_context(_local_cluster(workers))
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        else:
+            try:
+                client = stack.enter_context(
+                    Client(address, timeout=CONNECT_S, set_as_default=False)
+                )
+            except (OSError, TimeoutError, ValueError) as error:
+                raise EnvironmentFault(
+                    f"no Dask scheduler answers at {address}",
+                    hint="check the address; dask scheduler prints it when it starts",
+                ) from error
+        yield client, _width(client)
+
+
+def _local_cluster(workers: int | None) -> Any:
+    from distributed import LocalCluster
+
+    count = workers or core_count()
+    threads = str(max(1, core_count() // count))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    try:
+        return LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,
+            env=dict.fromkeys(names, threads),
+            silence_logs=logging.CRITICAL,
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise EnvironmentFault(
+            f"worker processes cannot be started: {error}", hint="use --scheduler serial"
+        ) from error
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "distributed.scheduler.allowed-failures": DEATHS - 1,
+        # No task waits on a busy worker: when that dies, only its own task is to blame.
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.comm.timeouts.connect": f"{CONNECT_S:g}s",
+        "distributed.admin.log-format": "%(message)s",
+    }
+
+
+def _width(client: Any) -> int:
+    """Number of worker threads, once there is one at least."""
+    try:
+        client.wait_for_workers(1, timeout=WORKERS_S)
+    except TimeoutError as error:
+        raise EnvironmentFault(
+            f"the Dask scheduler has had no worker for {WORKERS_S:g} s",
+            hint="start some with: dask worker ADDRESS --nthreads 1",
+        ) from error
+    return sum(client.nthreads().values())

@@ -1,0 +1,337 @@
+"""Training: one visible loop, exact resume, and checkpoints that say how they were made.
+
+Shapes: B videos, T steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.checkpoint import Card, save_checkpoint
+from model.loco import LoCo
+from pipeline.core.atomic import atomic_path, write_json, write_text
+from pipeline.core.errors import PipelineError, UsageError
+from workflows.dataset import Batch, SplitDataset, collate, random_crop
+
+LOG_COLUMNS = (
+    "epoch", "loss", "classes", "intervals", "correspondence", "lr", "sigma", "temperature",
+    "validation_mAP",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Arguments of `train`; see `pipeline.recipe.OptimConfig` and `TrainConfig`."""
+
+    lr: float
+    min_lr: float
+    weight_decay: float
+    epochs: int
+    warmup_epochs: int
+    batch_size: int
+    drop_last: bool
+    clip: float
+    ema: float
+    seed: int
+    crop: tuple[float, float]
+    keep: float
+    max_seq_len: int
+    validate_every: int
+
+
+@dataclass(slots=True)
+class TrainState:
+    """All that changes from one epoch to the next; what resume restores."""
+
+    model: LoCo
+    average: LoCo
+    optimiser: torch.optim.AdamW
+    iteration: int = 0
+    epoch: int = 0
+    best: float = -1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+Validate = Callable[[LoCo], float]
+
+
+def train(
+    model: LoCo,
+    data: SplitDataset,
+    *,
+    settings: TrainSettings,
+    output: Path,
+    card: Card,
+    validate: Validate | None = None,
+    device: torch.device,
+    resume: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> TrainState:
+    """Train a model and write ``best.safetensors``, ``last.safetensors`` and ``log.csv``.
+
+    The mean of the weights is what is validated and saved. The state is written after every epoch,
+    so that an interrupted run loses at most one; a resumed run equals an undisturbed one.
+
+    Args:
+        model: Fresh weights; made under ``settings.seed``.
+        data: The training split.
+        settings: Everything that can be chosen.
+        output: Folder of the run.
+        card: Of the checkpoints; metrics are filled in.
+        validate: Quality of a model, larger is better; without it the last epoch is the best.
+        device: Where to train.
+        resume: Continue from the state in ``output``, if there is one.
+        report: Takes one line an epoch.
+
+    Raises:
+        PipelineError: The loss is not finite.
+        UsageError: The folder holds a run and ``resume`` is off, or one of other settings.
+    """
+    state = _start(model.to(device), settings)
+    if resume:
+        _restore(state, output, settings)
+    elif (output / "state.json").exists():
+        raise UsageError(
+            f"{output} holds a run already", hint="use --resume, or another output folder"
+        )
+    per_epoch = batch_count(data, settings)
+    while state.epoch < settings.epochs:
+        totals: dict[str, float] = {}
+        state.model.train()
+        torch.manual_seed(_seed_of(settings.seed, state.epoch))  # drop path
+        for batch in batches(data, settings, epoch=state.epoch):
+            rate = learning_rate(state.iteration, settings, per_epoch=per_epoch)
+            for group in state.optimiser.param_groups:
+                group["lr"] = rate
+            losses = _step(state, batch.to(device), settings)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value / per_epoch
+            state.iteration += 1
+        state.epoch += 1
+        row = {"epoch": float(state.epoch), **totals, "lr": rate, **_correspondence_state(state)}
+        is_last = state.epoch == settings.epochs
+        if validate is not None and (is_last or state.epoch % settings.validate_every == 0):
+            row["validation_mAP"] = validate(state.average.eval())
+        state.history.append(row)
+        _save_epoch(state, output, card, settings, validated=validate is not None)
+        report(_line(row, settings.epochs))
+    return state
+
+
+def _step(state: TrainState, batch: Batch, settings: TrainSettings) -> dict[str, float]:
+    """Forward, backward, clip, step, mean of weights; the loss terms."""
+    prediction = state.model(batch.vision, batch.audio, batch.vision_mask, batch.audio_mask)
+    losses = state.model.loss(prediction, batch.segments, batch.labels)
+    if not losses.total.isfinite():
+        raise PipelineError(
+            f"the loss is {losses.total.item()} at iteration {state.iteration} "
+            f"(epoch {state.epoch + 1})",
+            hint="lower optim.lr, or look for features that are not finite",
+        )
+    state.optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()
+    if settings.clip > 0:
+        nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
+    state.optimiser.step()
+    _update_average(state, settings.ema)
+    return {
+        "loss": losses.total.item(),
+        "classes": losses.classes.item(),
+        "intervals": losses.intervals.item(),
+        "correspondence": losses.correspondence.item(),
+    }
+
+
+def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Iterator[Batch]:
+    """The batches of one epoch; order and crops depend on seed and epoch alone."""
+    generator = random.Random(_seed_of(settings.seed, epoch))  # noqa: S311 - no secret
+    order = list(data.ids)
+    generator.shuffle(order)
+    for first in range(0, batch_count(data, settings) * settings.batch_size, settings.batch_size):
+        samples = [
+            random_crop(
+                data.sample(id),
+                max_steps=settings.max_seq_len,
+                share=settings.crop,
+                keep=settings.keep,
+                generator=generator,
+            )
+            for id in order[first : first + settings.batch_size]
+        ]
+        yield collate(samples, steps=settings.max_seq_len)
+
+
+def batch_count(data: SplitDataset, settings: TrainSettings) -> int:
+    """Batches of an epoch; at least one."""
+    full, rest = divmod(len(data), settings.batch_size)
+    return max(1, full if settings.drop_last else full + bool(rest))
+
+
+def learning_rate(iteration: int, settings: TrainSettings, *, per_epoch: int) -> float:
+    """Rate of one iteration: linear from 0, then a cosine to ``min_lr`` (UnAV, per iteration)."""
+    warm = settings.warmup_epochs * per_epoch
+    if iteration < warm:
+        return settings.lr * iteration / max(1, warm - 1)
+    total = max(1, settings.epochs * per_epoch - warm)
+    share = (iteration - warm) / total
+    return settings.min_lr + 0.5 * (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * share))
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay for weights of convolutions and linear maps; none for biases, norms, gains, scalars."""
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, value in model.named_parameters():
+        is_weight = value.dim() >= 2 and name.endswith("weight")
+        (weights if is_weight else others).append(value)
+    return [
+        {"params": weights, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _start(model: LoCo, settings: TrainSettings) -> TrainState:
+    groups = parameter_groups(model, weight_decay=settings.weight_decay)
+    average = copy.deepcopy(model).requires_grad_(False)
+    return TrainState(model, average, torch.optim.AdamW(groups, lr=settings.lr))
+
+
+@torch.no_grad()
+def _update_average(state: TrainState, decay: float) -> None:
+    """Exponential mean with warm-up, so that the mean of a short run forgets its random start."""
+    decay = min(decay, (1 + state.iteration) / (10 + state.iteration))
+    for mean, value in zip(
+        state.average.state_dict().values(), state.model.state_dict().values(), strict=True
+    ):
+        mean.lerp_(value, 1 - decay)
+
+
+def _correspondence_state(state: TrainState) -> dict[str, float]:
+    loss = state.model.correspondence
+    if loss is None:
+        return {}
+    return {
+        "sigma": float(loss.log_sigma.detach().exp()),
+        "temperature": float(loss.temperature.detach().clamp(0.001, 0.5)),
+    }
+
+
+def _seed_of(seed: int, epoch: int) -> int:
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _save_epoch(
+    state: TrainState, output: Path, card: Card, settings: TrainSettings, *, validated: bool
+) -> None:
+    """Checkpoints first, the state that points at them last."""
+    row = state.history[-1]
+    quality = row.get("validation_mAP")
+    card = replace(card, metrics=dict(row))
+    weights = state.average.state_dict()
+    save_checkpoint(output / "last.safetensors", weights, card)
+    if not validated or (quality is not None and quality > state.best):
+        state.best = state.best if quality is None else quality
+        save_checkpoint(output / "best.safetensors", weights, card)
+    _write_log(output / "log.csv", state.history)
+    _save_state(state, output, settings)
+
+
+def _save_state(state: TrainState, output: Path, settings: TrainSettings) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.model.state_dict().items():
+        tensors[f"model/{name}"] = value
+    for name, value in state.average.state_dict().items():
+        tensors[f"average/{name}"] = value
+    for index, entry in state.optimiser.state_dict()["state"].items():
+        for name, value in entry.items():
+            tensors[f"optimiser/{index}/{name}"] = value
+    name = f"state-{state.epoch:05d}.safetensors"
+    with atomic_path(output / name) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+                  temporary)  # fmt: skip
+    write_json(
+        output / "state.json",
+        {
+            "tensors": name,
+            "iteration": state.iteration,
+            "epoch": state.epoch,
+            "best": state.best,
+            "history": state.history,
+            "settings": _settings_json(settings),
+        },
+    )
+    for old in output.glob("state-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def _restore(state: TrainState, output: Path, settings: TrainSettings) -> None:
+    """Continue a run, if there is one."""
+    place = output / "state.json"
+    if not place.exists():
+        return
+    saved = json.loads(place.read_text(encoding="utf-8"))
+    if saved["settings"] != _settings_json(settings):
+        changed = [
+            name
+            for name, value in _settings_json(settings).items()
+            if saved["settings"].get(name) != value
+        ]
+        raise UsageError(
+            f"the run in {output} was made with other settings: {', '.join(changed)}",
+            hint="use the same recipe, or another output folder",
+        )
+    tensors = load_file(output / saved["tensors"])
+    state.model.load_state_dict(_part(tensors, "model/"))
+    state.average.load_state_dict(_part(tensors, "average/"))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in _part(tensors, "optimiser/").items():
+        index, name = key.split("/")
+        moments.setdefault(int(index), {})[name] = value
+    groups = state.optimiser.state_dict()["param_groups"]
+    state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    state.iteration, state.epoch = saved["iteration"], saved["epoch"]
+    state.best, state.history = saved["best"], saved["history"]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _settings_json(settings: TrainSettings) -> dict[str, Any]:
+    values = asdict(settings)
+    return {**values, "crop": list(settings.crop)}
+
+
+def _write_log(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
+
+
+def _line(row: Mapping[str, float], epochs: int) -> str:
+    quality = f"  validation mAP {row['validation_mAP']:.4f}" if "validation_mAP" in row else ""
+    return (
+        f"epoch {int(row['epoch']):>3}/{epochs}  loss {row['loss']:.4f} (classes "
+        f"{row['classes']:.4f}, intervals {row['intervals']:.4f}, correspondence "
+        f"{row['correspondence']:.4f})  lr {row['lr']:.1e}{quality}"
+    )
