@@ -75,9 +75,13 @@ class FeatureFile:
 
         Raises:
             KeyError: The video is not in this file.
+            StoreError: The header is damaged.
         """
-        mapped = self.tensors.map()
-        return {name[len(id) + 1 :]: self.tensors.array(name, mapped) for name in self._names(id)}
+        mapped, names = self.tensors.map(), self._names(id)
+        try:
+            return {name[len(id) + 1 :]: self.tensors.array(name, mapped) for name in names}
+        except FormatFault as error:
+            raise StoreError(f"{self.path} is damaged: {error}", hint=REPAIR_HINT) from error
 
     def is_sound(self, id: str) -> bool:
         """Whether the arrays of a video are those that its record was made for."""
@@ -89,9 +93,7 @@ class FeatureFile:
 
     def _names(self, id: str) -> list[str]:
         """Names in the file of a video's arrays."""
-        names = [
-            f"{id}/{array}" for array in ARRAY_TYPES if f"{id}/{array}" in self.tensors.tensors
-        ]
+        names = [f"{id}/{array}" for array in ARRAY_TYPES if f"{id}/{array}" in self.tensors.fields]
         if not names:
             raise KeyError(id)
         return names
@@ -102,7 +104,7 @@ class FeatureFile:
     def sources(self, id: str) -> Iterator[TensorSource]:
         """The arrays of a video, to be written to another file; each is mapped when it is read."""
         for name in self._names(id):
-            place = self.tensors.tensors[name]
+            place = self.tensors.place(name)
             yield TensorSource(name, place.dtype.str, place.shape, self._pieces(name))
 
 

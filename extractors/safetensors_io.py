@@ -9,6 +9,7 @@ were written here, and the other way round.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -56,21 +57,48 @@ class TensorFile:
         path: The file.
         size: Its size in bytes.
         metadata: Text values beside the arrays.
-        tensors: Place of each array.
+        fields: What the header says of each array; `place` makes sense of one. A shard has
+            thousands, of which few are asked for.
+        data_start: Byte at which the arrays begin.
     """
 
     path: Path
     size: int
     metadata: Mapping[str, str]
-    tensors: Mapping[str, TensorPlace]
+    fields: Mapping[str, Mapping[str, Any]]
+    data_start: int
 
     def map(self) -> NDArray[np.uint8]:
         """The whole file as bytes, mapped into memory and read-only."""
         return np.memmap(self.path, dtype=np.uint8, mode="r")
 
+    def place(self, name: str) -> TensorPlace:
+        """Where one array lies.
+
+        Raises:
+            KeyError: There is no such array.
+            FormatFault: Its type, shape and offsets do not fit together.
+        """
+        fields = self.fields[name]
+        try:
+            dtype = NUMPY_TYPES[fields["dtype"]]
+            shape = tuple(int(length) for length in fields["shape"])
+            begin, end = (self.data_start + int(offset) for offset in fields["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatFault(f"the header of its array {name!r} is damaged") from error
+        length = dtype.itemsize * math.prod(shape)
+        if min(shape, default=0) < 0 or not self.data_start <= begin <= end == begin + length:
+            raise FormatFault(f"shape and place of its array {name!r} disagree")
+        return TensorPlace(dtype, shape, begin, end)
+
     def array(self, name: str, mapped: NDArray[np.uint8]) -> NDArray[Any]:
-        """One array as a view of the mapped file."""
-        place = self.tensors[name]
+        """One array as a view of the mapped file.
+
+        Raises:
+            KeyError: There is no such array.
+            FormatFault: Its type, shape and offsets do not fit together.
+        """
+        place = self.place(name)
         data: NDArray[Any] = np.asarray(mapped[place.begin : place.end])
         return data.view(place.dtype).reshape(place.shape)
 
@@ -91,24 +119,15 @@ def read_header(path: str | os.PathLike[str]) -> TensorFile:
             raise FormatFault("its header is cut off")
         text = handle.read(length)
     try:
-        header = json.loads(text)
-        metadata = dict(header.pop(METADATA, {}))
-        tensors = {name: _place(fields, LENGTH.size + length) for name, fields in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        fields = json.loads(text)
+        metadata = dict(fields.pop(METADATA, {}))
+        data_start = LENGTH.size + length
+        end = data_start + max((int(f["data_offsets"][1]) for f in fields.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise FormatFault("its header is damaged") from error
-    end = max((place.end for place in tensors.values()), default=LENGTH.size + length)
     if end != size:
         raise FormatFault(f"it has {size} bytes instead of {end}")
-    return TensorFile(path, size, metadata, tensors)
-
-
-def _place(fields: Mapping[str, Any], data_start: int) -> TensorPlace:
-    dtype = NUMPY_TYPES[fields["dtype"]]
-    shape = tuple(int(length) for length in fields["shape"])
-    begin, end = (int(offset) for offset in fields["data_offsets"])
-    if begin < 0 or min(shape, default=0) < 0 or end - begin != dtype.itemsize * _product(shape):
-        raise ValueError("shape and offsets disagree")
-    return TensorPlace(dtype, shape, data_start + begin, data_start + end)
+    return TensorFile(path, size, metadata, fields, data_start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +162,7 @@ def write_tensors(
     header: dict[str, Any] = {METADATA: dict(metadata)}
     offset = 0
     for source in ordered:
-        length = np.dtype(source.dtype).itemsize * _product(source.shape)
+        length = np.dtype(source.dtype).itemsize * math.prod(source.shape)
         header[source.name] = {
             "dtype": TYPE_NAMES[source.dtype],
             "shape": list(source.shape),
@@ -158,7 +177,3 @@ def write_tensors(
         written = sum(handle.write(chunk) for chunk in source.chunks)
         if written != end - begin:
             raise ValueError(f"array {source.name!r} has {written} bytes instead of {end - begin}")
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64))

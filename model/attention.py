@@ -5,13 +5,15 @@ Shapes: B videos, C channels, T steps, H heads, D = C / H.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import ChannelNorm, MaskedConv1d
+from model.layers import ChannelNorm, MaskedConv1d, zero_biases
+from model.mixing import Context
+
+PARTS = ("query", "key", "value")
+RESIDUALS = ("query", "kv")
 
 
 class DropPath(nn.Module):
@@ -35,32 +37,12 @@ class DropPath(nn.Module):
         return x * coin / keep
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, valid: Tensor) -> Tensor:
-    """Softmax attention that answers 0 where a query has no valid key.
-
-    Args:
-        query: (..., Q, D).
-        key: (..., K, D).
-        value: (..., K, D).
-        valid: (..., Q or 1, K) True where a key may be seen.
-
-    Returns:
-        (..., Q, D).
-    """
-    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    logits = logits.masked_fill(~valid, -torch.inf)
-    top = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-    weights = torch.exp(logits - top.detach())
-    total = weights.sum(-1, keepdim=True)
-    return (weights @ value) / total.clamp(min=torch.finfo(logits.dtype).tiny)
-
-
 class Block(nn.Module):
     """Transformer block whose keys and values may come from another stream.
 
     Separate channel norms of both streams, depthwise convolutions on queries, keys and values
     (which also downsample), attention, then a feed-forward net; both with residual and drop path.
-    The attention itself is a module (`model.perception`), full or windowed.
+    The attention itself is a module (`model.mixing`, `model.perception`), full or windowed.
 
     Args:
         channels: C.
@@ -86,10 +68,12 @@ class Block(nn.Module):
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels do not split into {heads} heads")
+        if residual not in RESIDUALS:
+            raise ValueError(f"unknown residual {residual!r}: use one of {RESIDUALS}")
         self.heads, self.stride, self.residual = heads, stride, residual
         self.mixer = mixer
         self.norm_query, self.norm_other = ChannelNorm(channels), ChannelNorm(channels)
-        for name in ("query", "key", "value"):
+        for name in PARTS:
             conv = MaskedConv1d(channels, channels, 3, stride=stride, groups=channels, bias=False)
             self.add_module(f"conv_{name}", conv)
             self.add_module(f"norm_conv_{name}", ChannelNorm(channels))
@@ -103,12 +87,26 @@ class Block(nn.Module):
         )
         self.drop_attention = DropPath(channels, probability=drop_path)
         self.drop_feed = DropPath(channels, probability=drop_path)
+        zero_biases(self)
 
-    def _split(self, x: Tensor, mask: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    def _part(self, x: Tensor, mask: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Features at the output's rate (B, C, T'), their projection (B, H, T', D), the mask."""
         x, mask = getattr(self, f"conv_{name}")(x, mask)
-        x = getattr(self, f"project_{name}")(getattr(self, f"norm_conv_{name}")(x)) * mask
-        batch, channels, steps = x.shape
-        return x.view(batch, self.heads, channels // self.heads, steps).transpose(2, 3), mask
+        x = getattr(self, f"norm_conv_{name}")(x)
+        heads = (getattr(self, f"project_{name}")(x) * mask).unflatten(1, (self.heads, -1))
+        return x, heads.transpose(2, 3), mask
+
+    def _downsample(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The residual at the output's rate: max-pool, in which padding loses every maximum.
+
+        UnAV pools over zeros in the padding, which changes the last valid step.
+        """
+        if self.stride == 1:
+            return x * mask
+        pooled = F.max_pool1d(
+            x.masked_fill(~mask, -torch.inf), 3, stride=self.stride, padding=1
+        )  # a step of the output has at least its own input, unless it is masked
+        return pooled.masked_fill(~mask[..., :: self.stride], 0.0)
 
     def forward(
         self,
@@ -120,20 +118,16 @@ class Block(nn.Module):
         """Queries look at the other stream; (B, C, T) and (B, 1, T) in, T / stride out."""
         normed_query = self.norm_query(query) * query_mask
         normed_other = self.norm_other(other) * other_mask
-        q, mask_q = self._split(normed_query, query_mask, "query")
-        k, mask_k = self._split(normed_other, other_mask, "key")
-        v, _ = self._split(normed_other, other_mask, "value")
-        # The other stream at the output's rate, for mixers that choose their own windows.
-        features = normed_other[..., :: self.stride] * mask_k
-        mixed = self.mixer(q, k, v, mask_k[:, 0], features)  # (B, H, T, D)
-        mixed = mixed.transpose(2, 3).reshape(q.shape[0], -1, q.shape[2])
-        stream, mask = (query, mask_q) if self.residual == "query" else (other, mask_k)
-        if self.stride > 1:
-            source_mask = query_mask if self.residual == "query" else other_mask
-            # Padding must lose every maximum, or it would leak into the last valid step.
-            stream = stream.masked_fill(~source_mask, -torch.inf)
-            stream = F.max_pool1d(stream, 3, stride=self.stride, padding=1)
-            stream = stream.masked_fill(~mask, 0.0)
-        x = stream * mask + self.drop_attention(self.project_out(mixed) * mask)
+        query_features, q, mask_q = self._part(normed_query, query_mask, "query")
+        key_features, k, mask_k = self._part(normed_other, other_mask, "key")
+        value_features, v, _ = self._part(normed_other, other_mask, "value")
+        context = Context(query_features, key_features, value_features, mask_q[:, 0])
+        mixed = self.mixer(q, k, v, mask_k[:, 0], context)  # (B, H, T', D)
+        mixed = self.project_out(mixed.transpose(2, 3).flatten(1, 2))
+        if self.residual == "query":
+            x, mask = self._downsample(query, query_mask), mask_q
+        else:
+            x, mask = self._downsample(other, other_mask), mask_k
+        x = x + self.drop_attention(mixed * mask)
         x = x + self.drop_feed(self.feed(self.norm_feed(x)) * mask)
         return x, mask

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.attention import Block
 from model.layers import ChannelNorm, MaskedConv1d
-from model.perception import SlidingAttention
+from model.mixing import SlidingAttention
 
 PRIOR = 0.01  # probability of a class at a point before training (focal loss paper)
 

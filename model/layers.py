@@ -55,3 +55,10 @@ class MaskedConv1d(nn.Module):
         """(B, C, T) features and (B, 1, T) mask in, both at the output's rate out."""
         mask = mask[..., :: self.stride]
         return self.conv(x) * mask, mask
+
+
+def zero_biases(module: nn.Module) -> None:
+    """Start all biases of convolutions and linear maps at 0 (ActionFormer)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)

@@ -19,7 +19,7 @@ from model.correspondence import Correspondence
 from model.embedding import Embedding
 from model.heads import Decoder, Heads
 from model.losses import RunningNormaliser, focal_loss, interval_loss
-from model.perception import GlobalAttention
+from model.mixing import GlobalAttention
 from model.points import RANGES, Points, make_points
 from model.pyramid import Pyramid
 

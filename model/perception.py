@@ -1,6 +1,9 @@
-"""Cross-modal dynamic perception: which keys a query may look at (LoCo, Eqs 6-8).
+"""Cross-modal dynamic perception: windows whose size and place each head chooses (LoCo, Eqs 6-8).
 
-Shapes: B videos, H heads, T steps, D channels of a head, W base window, n windows.
+The one-dimensional form of varied-size window attention (VSA): what the regression sees, how its
+two numbers move the samples, and linear interpolation in steps.
+
+Shapes: B videos, C channels, H heads, T steps, D channels of a head, W base window, n windows.
 """
 
 from __future__ import annotations
@@ -9,53 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import attend
+from model.mixing import Context, local_attention
 
-
-class GlobalAttention(nn.Module):
-    """Every query sees every valid key."""
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid: Tensor,
-        features: Tensor | None = None,
-    ) -> Tensor:
-        """(B, H, T, D) three times, ``valid`` (B, T); returns (B, H, T, D)."""
-        return attend(query, key, value, valid[:, None, None, :])
-
-
-class SlidingAttention(nn.Module):
-    """Query i sees keys j with |i - j| <= radius; memory grows linearly with T."""
-
-    def __init__(self, radius: int) -> None:
-        super().__init__()
-        self.radius = radius
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        valid: Tensor,
-        features: Tensor | None = None,
-    ) -> Tensor:
-        """As `GlobalAttention`; ``valid`` may be (B, T) or (B, H, T)."""
-        if valid.dim() == 2:
-            valid = valid[:, None].expand(-1, query.shape[1], -1)
-        span = 2 * self.radius + 1
-        pad = (0, 0, self.radius, self.radius)
-        keys = F.pad(key, pad).unfold(2, span, 1)  # (B, H, T, D, span)
-        values = F.pad(value, pad).unfold(2, span, 1)
-        seen = F.pad(valid, (self.radius, self.radius)).unfold(2, span, 1)  # (B, H, T, span)
-        logits = (query.unsqueeze(3) @ keys).squeeze(3) / query.shape[-1] ** 0.5
-        logits = logits.masked_fill(~seen, -torch.inf)
-        top = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-        weights = torch.exp(logits - top.detach())
-        total = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).tiny)
-        return ((weights / total).unsqueeze(3) * values).sum(-1)
+ADAPTATIONS = ("kv", "separate", "query")
 
 
 class WindowAdaptation(nn.Module):
@@ -79,43 +38,55 @@ class WindowAdaptation(nn.Module):
         share = F.avg_pool1d(weight, self.window)
         pooled = total / share.clamp(min=1.0 / (2 * self.window))
         size, offset = self.regress(F.leaky_relu(pooled, 0.01)).chunk(2, dim=1)
-        return size, offset
+        return size.float(), offset.float()  # places in bfloat16 would be steps apart
 
 
 class DynamicPerception(nn.Module):
-    """Keys and values sampled from windows whose size and place each head chooses (Eqs 6-8).
+    """Keys and values sampled from windows whose size and place each head chooses.
 
     For window w with centre c_w, sample k stands at c_w + (1 + s) r_k + o W / 2 with
     r_k = k - (W - 1) / 2, in steps; values between two steps are interpolated linearly. A sample
     whose interpolated validity is under one half is not seen. The sampled windows, side by side,
-    are attended to by sliding attention.
+    are attended to by local attention.
 
     Args:
         channels: C of the features that the adaptation reads.
         heads: H.
         window: Base window W.
-        radius: Of the sliding attention; W / 2 when omitted.
+        band: See `model.mixing.local_attention`.
+        adaptation: Whose features choose the windows: ``kv`` the other stream's, once for keys
+            and values; ``separate`` the keys' and the values' each for itself; ``query``.
     """
 
     def __init__(
-        self, channels: int, heads: int, window: int, *, radius: int | None = None
+        self,
+        channels: int,
+        heads: int,
+        window: int,
+        *,
+        band: str = "half",
+        adaptation: str = "kv",
     ) -> None:
         super().__init__()
-        self.window = window
+        if adaptation not in ADAPTATIONS:
+            raise ValueError(f"unknown adaptation {adaptation!r}: use one of {ADAPTATIONS}")
+        self.window, self.adaptation = window, adaptation
         self.adapt = WindowAdaptation(channels, heads, window)
-        self.attend = SlidingAttention(window // 2 if radius is None else radius)
+        self.adapt_value = (
+            WindowAdaptation(channels, heads, window) if adaptation == "separate" else None
+        )
+        self.attend = local_attention(window, band)
 
-    def positions(self, features: Tensor, valid: Tensor) -> Tensor:
-        """Where each sample is taken: (B, H, T) in steps."""
-        size, offset = self.adapt(features, valid)  # (B, H, n)
-        windows = size.shape[-1]
+    def places(self, adapt: WindowAdaptation, features: Tensor, valid: Tensor) -> Tensor:
+        """Where each sample is taken, (B, H, n·W) in steps; T may be any length."""
+        lack = -features.shape[-1] % self.window
+        size, offset = adapt(F.pad(features, (0, lack)), F.pad(valid, (0, lack)))
         steps = torch.arange(self.window, device=size.device, dtype=size.dtype)
         relative = steps - (self.window - 1) / 2
-        centres = torch.arange(windows, device=size.device, dtype=size.dtype) * self.window
+        centres = torch.arange(size.shape[-1], device=size.device, dtype=size.dtype) * self.window
         centres = centres + (self.window - 1) / 2 + offset * self.window / 2
         # Written so that zero size and offset give whole numbers exactly.
-        places = centres.unsqueeze(-1) + relative + size.unsqueeze(-1) * relative
-        return places.flatten(2)
+        return (centres.unsqueeze(-1) + relative + size.unsqueeze(-1) * relative).flatten(2)
 
     def forward(
         self,
@@ -123,47 +94,55 @@ class DynamicPerception(nn.Module):
         key: Tensor,
         value: Tensor,
         valid: Tensor,
-        features: Tensor | None = None,
+        context: Context | None = None,
     ) -> Tensor:
-        """As `GlobalAttention`, with the (B, C, T) features that decide the windows."""
-        assert features is not None
+        """As `model.mixing.GlobalAttention`; ``context`` decides the windows.
+
+        ``valid`` must be False where keys and values are zero for want of a step.
+        """
+        assert context is not None
         steps = query.shape[2]
-        lack = -steps % self.window
-        valid = F.pad(valid, (0, lack))
-        places = self.positions(F.pad(features, (0, lack)), valid)
-        key, value = (F.pad(x, (0, 0, 0, lack)) for x in (key, value))
-        key, value, seen = sample(key, value, valid, places)
+        if self.adaptation == "query":
+            places = self.places(self.adapt, context.query, context.query_valid)
+        else:
+            places = self.places(self.adapt, context.key, valid)
+        if self.adapt_value is None:
+            both, seen = sample(torch.cat([key, value], dim=-1), valid, places)
+            key, value = both.chunk(2, dim=-1)
+        else:
+            key, seen = sample(key, valid, places)
+            value_places = self.places(self.adapt_value, context.value, valid)
+            value, value_seen = sample(value, valid, value_places)
+            seen = seen & value_seen
+        lack = key.shape[2] - steps
         return self.attend(F.pad(query, (0, 0, 0, lack)), key, value, seen)[:, :, :steps]
 
 
-def sample(
-    key: Tensor,
-    value: Tensor,
-    valid: Tensor,
-    places: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def sample(x: Tensor, valid: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """Linear interpolation at fractional steps; what lies outside counts as zero and unseen.
 
+    By gathering the two neighbours: the round trip of ``grid_sample`` through [-1, 1] would not
+    return whole steps exactly.
+
     Args:
-        key: (B, H, T, D), zero where not valid.
-        value: (B, H, T, D), likewise.
+        x: (B, H, T, D), zero where not valid.
         valid: (B, T).
         places: (B, H, T') fractional steps.
 
     Returns:
-        Keys and values (B, H, T', D), and which of them may be seen, (B, H, T').
+        (B, H, T', D), and which of the samples may be seen, (B, H, T').
     """
-    steps = key.shape[2]
+    steps = x.shape[2]
     left = places.floor()
-    share = (places - left).unsqueeze(-1)
-    mask = valid[:, None, :, None].expand(-1, key.shape[1], -1, 1).to(key.dtype)
-    stacked = torch.cat([key, value, mask], dim=-1)
-
-    def take(index: Tensor) -> Tensor:
+    share = places - left
+    mask = valid[:, None].expand(-1, x.shape[1], -1)
+    value = torch.zeros_like(share).unsqueeze(-1).to(x.dtype)
+    validity = torch.zeros_like(share)
+    for index, weight in ((left, 1 - share), (left + 1, share)):
         inside = (index >= 0) & (index < steps)
-        index = index.clamp(0, steps - 1).long().unsqueeze(-1)
-        return stacked.gather(2, index.expand(-1, -1, -1, stacked.shape[-1])) * inside.unsqueeze(-1)
-
-    taken = (1 - share) * take(left) + share * take(left + 1)
-    width = key.shape[-1]
-    return taken[..., :width], taken[..., width : 2 * width], taken[..., -1] >= 0.5
+        weight = weight * inside
+        whole = index.nan_to_num().clamp(0, steps - 1).long()
+        taken = x.gather(2, whole.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1]))
+        value = value + weight.unsqueeze(-1).to(x.dtype) * taken
+        validity = validity + weight * mask.gather(2, whole)
+    return value, validity >= 0.5

@@ -8,17 +8,20 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from model.attention import Block
-from model.perception import DynamicPerception, GlobalAttention, SlidingAttention
+from model.mixing import GlobalAttention, local_attention
+from model.perception import DynamicPerception
 
 FUSIONS = ("dynamic", "fixed", "global", "none")
 
 
-def make_mixer(fusion: str, *, channels: int, heads: int, window: int) -> nn.Module:
+def make_mixer(
+    fusion: str, *, channels: int, heads: int, window: int, band: str, adaptation: str
+) -> nn.Module:
     """The attention of a level: which keys a query may see."""
     if fusion == "dynamic":
-        return DynamicPerception(channels, heads, window)
+        return DynamicPerception(channels, heads, window, band=band, adaptation=adaptation)
     if fusion in ("fixed", "none"):
-        return SlidingAttention(window // 2)
+        return local_attention(window, band)
     if fusion == "global":
         return GlobalAttention()
     raise ValueError(f"unknown fusion {fusion!r}: use one of {FUSIONS}")
@@ -33,8 +36,10 @@ class Pyramid(nn.Module):
         heads: Attention heads.
         window: Base window W in steps of the level.
         fusion: ``dynamic`` (LoCo), ``fixed`` windows, ``global`` attention, or ``none``: each
-            stream looks at itself.
+            stream looks at itself, in fixed windows.
         residual: ``query`` or ``kv``.
+        band: Reach of the local attention; see `model.mixing.local_attention`.
+        adaptation: What dynamic windows are chosen from; see `model.perception.DynamicPerception`.
         drop_path: Probability.
     """
 
@@ -48,6 +53,8 @@ class Pyramid(nn.Module):
         fusion: str,
         residual: str,
         drop_path: float,
+        band: str = "half",
+        adaptation: str = "kv",
     ) -> None:
         super().__init__()
         self.crosses = fusion != "none"
@@ -57,7 +64,14 @@ class Pyramid(nn.Module):
                 Block(
                     channels,
                     heads,
-                    make_mixer(fusion, channels=channels, heads=heads, window=window),
+                    make_mixer(
+                        fusion,
+                        channels=channels,
+                        heads=heads,
+                        window=window,
+                        band=band,
+                        adaptation=adaptation,
+                    ),
                     stride=1 if level == 0 else 2,
                     drop_path=drop_path,
                     residual=residual,

@@ -9,6 +9,7 @@ Names are loaded on first use: importing this package loads neither torch nor da
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ _HOMES = {
     "Detections": "pipeline.core.events",
     "PipelineError": "pipeline.core.errors",
 }
+
+# Threads of torch that wait for each other shall sleep, not spin: where another program wants a
+# core, spinning makes a training step up to 28 times slower (docs/benchmarks.md). Read by torch's
+# thread library when it is loaded, so it must stand here; whoever has set it keeps their value.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:
     __version__ = version("davel-pipeline")

@@ -205,7 +205,6 @@ class TrainConfig:
         keep: Share of an event that must lie in the crop for it to be kept.
         seed: Decides initial weights, order, crops and stochastic depth.
         validate_every: Epochs between validations; the last epoch is always validated.
-        log_every: Iterations between rows of the log.
         cache_gb: Features are kept in memory when all of them take no more than this.
     """
 
@@ -215,7 +214,6 @@ class TrainConfig:
     keep: float = _between(0.5, 0, 1)
     seed: int = _at_least(1234567891, 0)
     validate_every: int = _at_least(1, 1)
-    log_every: int = _at_least(10, 1)
     cache_gb: float = _at_least(2.0, 0)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.features import Features
+from extractors.shapes import row_bytes
 from extractors.store import FeatureStore
 from extractors.windows import WindowGrid
+from model.assignment import assign
+from model.points import RANGES, make_points
 from pipeline.core.errors import StoreError
-from workflows.annotations import VideoLabels
+from workflows.annotations import BadRows, VideoLabels, refuse_rows
 from workflows.matching import list_some, match_ids
 
 CROP_TRIES = 200  # UnAV: draws of a crop until one keeps an event
@@ -94,14 +97,20 @@ class SplitDataset:
         videos: The annotated videos, by id.
         classes: Class names in order.
         modalities: ``both``, or the one to keep; the other is masked as if it were missing.
+        bad_rows: What happens to events that start after the end of the extracted video:
+            ``error``, or ``drop``.
+        cache_bytes: Samples are kept in memory where all of them together take no more.
 
     Attributes:
         videos: Those of which there are features, by id.
+        ids: Their ids, sorted.
         missing: Annotated videos that the store does not hold.
+        dropped: Number of events that were dropped.
 
     Raises:
         StoreError: The store holds none of the videos.
-        ConfigError: An id fits several videos of the store.
+        ConfigError: An id fits several videos of the store; an event starts after the end of its
+            video.
     """
 
     def __init__(
@@ -111,6 +120,8 @@ class SplitDataset:
         classes: Sequence[str],
         *,
         modalities: str = "both",
+        bad_rows: BadRows = "error",
+        cache_bytes: int = 0,
     ) -> None:
         self._store = store
         self._modalities = modalities
@@ -123,6 +134,32 @@ class SplitDataset:
                 f"the feature store {store.path} holds none of the {len(videos)} annotated videos",
                 hint="run the extract stage; ids are the videos' relative paths",
             )
+        self._steps = {id: self._store.summary(self._stored[id]).steps for id in self.ids}
+        self.dropped = self._check_ends(bad_rows)
+        size = sum(self._steps.values()) * row_bytes(store.spec)
+        self._cache: dict[str, Sample] | None = {} if size <= cache_bytes else None
+
+    def _check_ends(self, bad_rows: BadRows) -> int:
+        """Refuse or drop events that no step can stand for; a later end alone is clipped."""
+        wrong = []
+        for id in self.ids:
+            labels, end = self.videos[id], self._store.summary(self._stored[id]).duration
+            late = [event for event in labels.events if event.start >= end]
+            wrong += [
+                f"video {id!r}: {event.label!r} starts at {event.start:g} s, but the extracted "
+                f"video ends at {end:g} s"
+                for event in late
+            ]
+            if late:
+                kept = tuple(event for event in labels.events if event.start < end)
+                self.videos[id] = replace(labels, events=kept)
+        if wrong and bad_rows == "error":
+            raise refuse_rows(
+                self._store.path,
+                wrong,
+                hint="check that labels and videos belong together, or set data.bad_rows=drop",
+            )
+        return len(wrong)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,20 +177,41 @@ class SplitDataset:
         names = list_some(self.missing)
         return f"{len(self.missing)} of {total} annotated videos have no features: {names}"
 
+    def crops(self, max_steps: int) -> list[str]:
+        """Ids as one epoch shows them: a video of n times ``max_steps`` is shown n times."""
+        return [id for id in self.ids for _ in range(max(1, -(-self._steps[id] // max_steps)))]
+
+    def unreachable(self, levels: int) -> int:
+        """Number of events for which no point of a pyramid answers: too short between points.
+
+        Counted on whole videos; see `model.assignment.assign`.
+        """
+        return sum(_unreachable(self._segments(id), self._steps[id], levels) for id in self.ids)
+
     def features(self, id: str) -> Features:
         """Features of one video, memory-mapped."""
         return self._store.read(self._stored[id])
 
     def sample(self, id: str) -> Sample:
         """One whole video."""
-        events = self.videos[id].events
-        ends = np.array([(event.start, event.end) for event in events]).reshape(-1, 2)
-        return Sample(
+        if self._cache is not None and id in self._cache:
+            return self._cache[id]
+        sample = Sample(
             id,
             *feature_tensors(self.features(id), modalities=self._modalities),
-            segments=torch.from_numpy(self.grid.to_grid(ends)).float(),
-            labels=torch.tensor([self._number[event.label] for event in events], dtype=torch.long),
+            segments=self._segments(id),
+            labels=torch.tensor(
+                [self._number[event.label] for event in self.videos[id].events], dtype=torch.long
+            ),
         )
+        if self._cache is not None:
+            self._cache[id] = sample
+        return sample
+
+    def _segments(self, id: str) -> Tensor:
+        """(N, 2) events of a video in steps."""
+        ends = np.array([(event.start, event.end) for event in self.videos[id].events])
+        return torch.from_numpy(self.grid.to_grid(ends.reshape(-1, 2))).float()
 
 
 def feature_tensors(
@@ -184,24 +242,39 @@ def random_crop(
 ) -> Sample:
     """A random piece of a sample, as UnAV cuts it.
 
-    A sample of at most ``max_steps`` keeps a random ``share`` of itself; a longer one
-    is cut to ``max_steps``. Places are drawn until one keeps an event, the last draw counts. Events
-    are clipped to the piece; one of which less than ``keep`` remains is dropped. Whatever is drawn,
-    the result has all its shapes, perhaps without events.
+    A sample of at most ``max_steps`` keeps a random ``share`` of itself; a longer one is cut to
+    ``max_steps``. Places are drawn until one keeps an event; where `CROP_TRIES` draws find none (a
+    short event in hours of film), the piece is laid around a random event. Events are clipped to
+    the piece; one of which less than ``keep`` remains is dropped, unless it is so long that no
+    piece could keep that much and it fills at least half of this one.
+
+    Args:
+        sample: A whole video; one without events is cut anywhere.
+        max_steps: Longest piece.
+        share: Shortest and longest share of a video that fits.
+        keep: Share of an event that must remain.
+        generator: Draws, in this order: the length, then one start a trial.
+
+    Returns:
+        The piece; its events may be none, with shapes (0, 2) and (0,).
     """
     steps = sample.steps
     length = max_steps
     if steps <= max_steps:
-        length = generator.randint(max(1, round(share[0] * steps)), max(1, round(share[1] * steps)))
+        low, high = (max(1, round(bound * steps)) for bound in share)
+        length = generator.randint(low, high)
         if length == steps:
             return sample
-    span = (sample.segments[:, 1] - sample.segments[:, 0]).clamp(min=1e-6)
     for _ in range(CROP_TRIES):
         start = generator.randint(0, steps - length)
-        inside = sample.segments.clamp(start, start + length)
-        kept = (inside[:, 1] - inside[:, 0]) / span >= keep
+        inside, kept = _remains(sample.segments, start, length, keep)
         if len(kept) == 0 or kept.any():
             break
+    else:
+        event = sample.segments[generator.randrange(len(sample.segments))]
+        middle = float(event.mean()) + (generator.random() - 0.5) * length / 2
+        start = int(min(max(middle - length / 2, 0), steps - length))
+        inside, kept = _remains(sample.segments, start, length, keep)
     piece = slice(start, start + length)
     return Sample(
         sample.id,
@@ -214,13 +287,32 @@ def random_crop(
     )
 
 
-def collate(samples: Sequence[Sample], *, steps: int) -> Batch:
-    """Pad samples to a common length.
+def _remains(segments: Tensor, start: int, length: int, keep: float) -> tuple[Tensor, Tensor]:
+    """What a piece leaves of (N, 2) events, and which of them (N,) it keeps."""
+    inside = segments.clamp(start, start + length)
+    rest = inside[:, 1] - inside[:, 0]
+    whole = (segments[:, 1] - segments[:, 0]).clamp(min=1e-6)
+    too_long = whole * keep > length
+    return inside, (rest / whole >= keep) | (too_long & (rest >= length / 2))
+
+
+def _unreachable(segments: Tensor, steps: int, levels: int) -> int:
+    lengths = [-(-steps // 2**level) for level in range(levels)]
+    ranges = (*RANGES[: levels - 1], (RANGES[levels - 1][0], 10_000.0))
+    points = make_points(lengths, ranges=ranges)
+    one_class_each = torch.arange(len(segments))
+    target, _ = assign(points, segments, one_class_each, classes=len(segments))
+    return int((target.sum(0) == 0).sum())
+
+
+def collate(samples: Sequence[Sample], *, steps: int | None = None) -> Batch:
+    """Pad samples at the end to a common length; padding never changes what a model says.
 
     Args:
         samples: At least one.
-        steps: T of the batch, at least that of the longest sample.
+        steps: T of the batch; that of the longest sample when omitted.
     """
+    steps = max(sample.steps for sample in samples) if steps is None else steps
 
     def pad(tensors: Sequence[Tensor]) -> Tensor:
         out = tensors[0].new_zeros((len(tensors), *tensors[0].shape[:-1], steps))

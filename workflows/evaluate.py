@@ -10,10 +10,16 @@ from typing import Any
 from extractors.features import Features
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event, sort_events
-from workflows.annotations import VideoLabels, load_annotations, read_json
+from workflows.annotations import VideoLabels, load_annotations, read_json, refuse_rows
 from workflows.dataset import SplitDataset
 from workflows.matching import list_some, match_ids
-from workflows.metrics import TIOU, Scores, mean_average_precision, whole_video_baseline
+from workflows.metrics import (
+    TIOU,
+    OtherVideos,
+    Scores,
+    mean_average_precision,
+    whole_video_baseline,
+)
 
 Predict = Callable[[Features], list[Event]]
 
@@ -95,6 +101,7 @@ def score(
     durations: Mapping[str, float],
     *,
     tiou: Sequence[float] = TIOU,
+    other_videos: OtherVideos = "wrong",
     notes: Sequence[str] = (),
 ) -> EvaluationReport:
     """Score predictions, and the whole-video answer with their own video scores.
@@ -104,6 +111,8 @@ def score(
         predictions: Events of each video.
         durations: Seconds of each video.
         tiou: Thresholds.
+        other_videos: What predictions for a video outside ``truth`` are: ``wrong``, as in public
+            evaluators, or left out (``drop``).
         notes: Passed on.
 
     Raises:
@@ -112,13 +121,14 @@ def score(
     if not any(truth.values()):
         raise ConfigError("the videos to evaluate on have no annotated event")
 
+    scores = mean_average_precision(truth, predictions, tiou=tiou, other_videos=other_videos)
     # Only the model's own video scores: what the same classifier is worth without localisation.
     own_scores = {video: video_scores(predictions.get(video, ())) for video in truth}
     return EvaluationReport(
-        mean_average_precision(truth, predictions, tiou=tiou),
+        scores,
         mean_average_precision(truth, whole_video_baseline(durations, own_scores), tiou=tiou),
         len(truth),
-        tuple(notes),
+        (*notes, *_strangers(truth, predictions, scores, other_videos)),
     )
 
 
@@ -144,36 +154,59 @@ def evaluate_split(
 
 
 def evaluate_file(
-    predictions: Path, annotations: Path, *, subset: str = "test", tiou: Sequence[float] = TIOU
+    predictions: Path,
+    annotations: Path,
+    *,
+    subset: str = "test",
+    tiou: Sequence[float] = TIOU,
+    other_videos: OtherVideos = "wrong",
 ) -> EvaluationReport:
     """Score an ActivityNet-style results file against an annotation file.
 
+    Names of videos are compared as `workflows.matching.match_ids` does.
+
+    Args:
+        predictions: The results file; rows name their class by ``label``, or by ``label_id``.
+        annotations: The annotation file.
+        subset: Split to score.
+        tiou: Thresholds.
+        other_videos: What predictions for other videos are; see `score`.
+
     Raises:
-        ConfigError: A file cannot be read, or has another layout.
+        ConfigError: A file cannot be read, has another layout, or has rows that are no events.
     """
     labels = load_annotations(annotations)
     videos = labels.subset(subset)
-    found = read_results(predictions)
-    names, missing_ids = match_ids(videos, found)
-    events = {id: found[name] for id, name in names.items()}
-    truth = truth_of(videos)
+    found = read_results(predictions, dict(zip(labels.label_ids, labels.classes, strict=True)))
+    names, missing = match_ids(videos, found)
+    strangers = found.keys() - set(names.values())
+    events = {id: found[name] for id, name in names.items()} | {
+        f"{name} (not in {subset})": found[name] for name in strangers
+    }
     durations = {
-        id: video.duration or _last_end([*truth[id], *events.get(id, ())])
+        id: video.duration or _last_end([*video.events, *events.get(id, ())])
         for id, video in videos.items()
     }
-    missing = ""
-    if missing_ids:
-        missing = f"{len(missing_ids)} annotated videos have no predictions: "
-        missing += list_some(missing_ids)
-    notes = [missing] if missing else []
-    return score(truth, events, durations, tiou=tiou, notes=notes)
+    notes = list(labels.notes)
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(videos)} annotated videos have no predictions: "
+            f"{list_some(missing)}"
+        )
+    return score(
+        truth_of(videos), events, durations, tiou=tiou, other_videos=other_videos, notes=notes
+    )
 
 
-def read_results(path: Path) -> dict[str, list[Event]]:
+def read_results(path: Path, names: Mapping[int, str] | None = None) -> dict[str, list[Event]]:
     """Events of each video of an ActivityNet-style results file.
 
+    Args:
+        path: The file.
+        names: Class of each ``label_id``, for rows without a label.
+
     Raises:
-        ConfigError: The file cannot be read, or a row is no event.
+        ConfigError: The file cannot be read, or rows are no events; each is named.
     """
     content = read_json(path, what="results file")
     results = content.get("results") if isinstance(content, dict) else None
@@ -183,16 +216,49 @@ def read_results(path: Path) -> dict[str, list[Event]]:
             hint='expected {"results": {video: [{"label", "score", "segment"}]}}',
         )
     found: dict[str, list[Event]] = {}
+    problems = []
     for video, rows in results.items():
         found[video] = []
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
             try:
-                start, end = row["segment"]
-                event = Event(float(start), float(end), str(row["label"]), float(row["score"]))
+                found[video].append(_event(row, names or {}))
             except (KeyError, TypeError, ValueError) as error:
-                raise ConfigError(f"{path}: video {video!r}, row {number + 1}: {error}") from error
-            found[video].append(event)
+                reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
+                problems.append(f"video {video!r}, row {number}: {reason}")
+    if problems:
+        raise refuse_rows(path, problems, hint="correct the file")
     return found
+
+
+def _event(row: Mapping[str, Any], names: Mapping[int, str]) -> Event:
+    start, end = row["segment"]
+    label = row["label"] if "label" in row else names.get(row["label_id"], row["label_id"])
+    return Event(float(start), float(end), str(label), float(row["score"]))
+
+
+def _strangers(
+    truth: Mapping[str, Sequence[Event]],
+    predictions: Mapping[str, Sequence[Event]],
+    scores: Scores,
+    other_videos: OtherVideos,
+) -> list[str]:
+    """Sentences about predictions that have no place in the ground truth."""
+    notes = []
+    if scores.other_videos:
+        verdict = "count as wrong" if other_videos == "wrong" else "were left out"
+        names = list_some(video for video in predictions if video not in truth)
+        notes.append(
+            f"{scores.other_videos} predictions are for videos outside the split and {verdict}: "
+            f"{names}"
+        )
+    if scores.other_classes:
+        unknown = {e.label for events in predictions.values() for e in events}
+        names = list_some(sorted(unknown - set(scores.classes)))
+        notes.append(
+            f"{scores.other_classes} predictions are of classes without an event in the split and "
+            f"were left out: {names}"
+        )
+    return notes
 
 
 def results_json(predictions: Mapping[str, Sequence[Event]]) -> dict[str, Any]:

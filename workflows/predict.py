@@ -9,25 +9,29 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from extractors.device import select_device
 from extractors.features import Features, concatenate_rows
 from extractors.media.probe import probe
 from extractors.media.video import ReaderChoice
-from extractors.registry import load_backbone
-from extractors.spec import Backbone
+from extractors.registry import backbone_spec, load_backbone
+from extractors.spec import Backbone, BackboneSpec
 from extractors.stream import FeatureStream
 from extractors.windows import WindowGrid
 from model.checkpoint import Card, load_checkpoint
 from model.decoding import DecodingSettings, Detected, detect_sequence
-from model.loco import LoCo
+from model.loco import LoCo, Prediction
 from pipeline.core.errors import CheckpointError
-from pipeline.core.events import Detections, Event, sort_events
+from pipeline.core.events import Curves, Detections, Event, sort_events
 from workflows.dataset import feature_tensors
 from workflows.detect import known_labels
 
-MIN_SCORE = 0.1  # what people are shown; evaluation takes everything
+MIN_SCORE = 0.1  # what people are shown of a model whose card names no threshold
+PLAIN_CURVES = 3  # strongest classes without an event that still get a curve
+ARRAYS = ("vision", "audio", "vision_mask", "audio_mask")  # what the model reads of the features
 
 
 def events_of(
@@ -81,16 +85,73 @@ class Predictor:
         found = detect_sequence(self._model, *inputs, settings=self._settings)
         return events_of(found, self.card.classes, features.grid, features.summary.duration)
 
+    def detect(self, features: Features) -> tuple[list[Event], Curves]:
+        """Events of one video, best first, and the activation of the classes that matter.
+
+        Raises:
+            CheckpointError: The features are of another backbone than the model was trained on.
+        """
+        record = _Activation(
+            features.steps, len(self.card.classes), self._settings.chunk - self._settings.overlap
+        )
+        hook = self._model.register_forward_hook(record)
+        try:
+            events = self(features)
+        finally:
+            hook.remove()
+        return events, record.curves(events, self.card.classes, features.grid)
+
+
+class _Activation:
+    """Watches a model at work and keeps, for each step, the best probability of any point over it.
+
+    A point of level l stands for the 2^l steps from its own on; where the pieces of a long video
+    overlap, the larger value counts.
+    """
+
+    def __init__(self, steps: int, classes: int, advance: int) -> None:
+        self._values = np.zeros((steps, classes), np.float32)
+        self._advance = advance
+        self._start = 0
+
+    def __call__(self, model: nn.Module, inputs: object, prediction: Prediction) -> None:
+        probabilities = prediction.logits[0].sigmoid() * prediction.mask[0][:, None]
+        length, first = prediction.lengths[0], 0
+        piece = self._values[self._start : self._start + length]
+        for level, count in enumerate(prediction.lengths):
+            points = probabilities[first : first + count].repeat_interleave(2**level, 0)[:length]
+            np.maximum(piece, points.float().cpu().numpy(), out=piece)
+            first += count
+        self._start += self._advance
+
+    def curves(self, events: Sequence[Event], classes: Sequence[str], grid: WindowGrid) -> Curves:
+        """Curves of the classes with events, by their best, and of a few strong ones without."""
+        number = {name: index for index, name in enumerate(classes)}
+        labels = list(dict.fromkeys(event.label for event in events))
+        strongest = np.argsort(-self._values.max(axis=0, initial=0), kind="stable")
+        others = [classes[index] for index in strongest if classes[index] not in set(labels)]
+        labels += others[:PLAIN_CURVES]
+        columns = [number[label] for label in labels]
+        return Curves(grid.centres(len(self._values)), tuple(labels), self._values[:, columns])
+
 
 class LocoDetector:
     """Detector on raw files with a trained checkpoint; see `workflows.detect.Detector`.
+
+    The backbone is loaded with the first raw file; features from a store need none.
 
     Args:
         path: The ``.safetensors`` file; its card lies beside it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         labels: Classes to report; None for all.
-        min_score: Events below it are left out; None for 0.1.
+        min_score: Events below it are left out; None for the threshold that was best on
+            validation.
         reader: Video reader.
+
+    Attributes:
+        name: As it appears in results.
+        labels: Classes that it reports.
+        digest: Of the backbone whose features it takes.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or its backbone has changed since.
@@ -110,9 +171,13 @@ class LocoDetector:
         chosen = select_device(device)
         self.name = f"LoCo ({path.name})"
         self.labels = known_labels(labels, card.classes)
-        self._min_score = MIN_SCORE if min_score is None else min_score
-        self._reader = reader
-        self._backbone = _load_trained_backbone(path, card, device=device)
+        self.digest = card.digest
+        usual = card.metrics.get("threshold") or MIN_SCORE
+        self._min_score = usual if min_score is None else min_score
+        self._reader: ReaderChoice = reader
+        self._device = device
+        self._spec = _trained_spec(path, card)
+        self._backbone: Backbone | None = None
         self._predict = Predictor(
             model.to(chosen),
             card,
@@ -121,37 +186,74 @@ class LocoDetector:
         )
 
     def __call__(self, path: str | os.PathLike[str]) -> Detections:
-        """Events of one file, by start."""
-        features = self._features(path)
+        """Events of one file, by start.
+
+        Raises:
+            MediaError: The file cannot be read.
+        """
+        return self.detections(self._features(path), video=os.fspath(path))
+
+    def detect_features(self, features: Features) -> tuple[list[Event], Curves]:
+        """Events of one video, best first, and activation curves of the classes that matter.
+
+        Raises:
+            CheckpointError: The features are of another backbone than the model was trained on.
+        """
+        events, curves = self._predict.detect(features)
         wanted = set(self.labels)
-        events = [
-            event
-            for event in self._predict(features)
-            if event.label in wanted and event.score >= self._min_score
+        kept = [e for e in events if e.label in wanted and e.score >= self._min_score]
+        shown = {event.label for event in kept}
+        columns = [
+            column
+            for column, label in enumerate(curves.labels)
+            if label in shown or (label in wanted and column < len(shown) + PLAIN_CURVES)
         ]
+        names = tuple(curves.labels[column] for column in columns)
+        return kept, Curves(curves.times, names, curves.values[:, columns])
+
+    def detections(self, features: Features, *, video: str) -> Detections:
+        """The result for features that are there already.
+
+        Args:
+            features: Of one video.
+            video: Its name in the result.
+        """
+        events, curves = self.detect_features(features)
+        notes = list(features.summary.notes)
+        if features.summary.status == "partial":
+            shares = features.summary.coverage.items()
+            listed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+            notes.append(f"partial result: decoded of what the file promises: {listed}")
         return Detections(
-            video=os.fspath(path),
+            video=video,
             duration=features.summary.duration,
             events=sort_events(events),
             detector=self.name,
-            notes=features.summary.notes,
+            notes=tuple(notes),
+            curves=curves,
         )
 
     def _features(self, path: str | os.PathLike[str]) -> Features:
         """Embeddings and masks; class scores, which the model does not read, are dropped."""
+        if self._backbone is None:
+            self._backbone = load_backbone(self._spec.name, device=self._device)
         stream = FeatureStream(probe(path), self._backbone, reader=self._reader)
-        names = ("vision", "audio", "vision_mask", "audio_mask")
-        rows = concatenate_rows({name: chunk[name] for name in names} for chunk in stream)
-        spec = self._backbone.spec
-        return Features(Path(path).name, spec.grid, spec.digest, rows, stream.summary)
+        rows = concatenate_rows({name: chunk[name] for name in ARRAYS} for chunk in stream)
+        return Features(Path(path).name, self._spec.grid, self.digest, rows, stream.summary)
 
 
-def _load_trained_backbone(path: Path, card: Card, *, device: str) -> Backbone:
-    backbone = load_backbone(str(card.backbone.get("name")), device=device)
-    if backbone.spec.digest != card.digest:
+def _trained_spec(path: Path, card: Card) -> BackboneSpec:
+    """This version's description of the backbone that a checkpoint needs.
+
+    Raises:
+        UsageError: This version has no such backbone.
+        CheckpointError: It has another version of it.
+    """
+    spec = backbone_spec(str(card.backbone.get("name")))
+    if spec.digest != card.digest:
         raise CheckpointError(
             f"checkpoint {path} was trained on another version of backbone "
-            f"{backbone.spec.name!r} ({card.digest}, now {backbone.spec.digest})",
+            f"{spec.name!r} ({card.digest}, now {spec.digest})",
             hint="extract the features again and train again",
         )
-    return backbone
+    return spec

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,24 +14,26 @@ import torch
 
 from extractors.device import select_device
 from extractors.media.video import ReaderChoice
+from extractors.records import fingerprint
 from extractors.registry import backbone_spec
 from extractors.store import FeatureStore
 from model.checkpoint import Card, load_checkpoint
-from model.decoding import DecodingSettings
 from model.loco import LoCo
 from pipeline.config import dump_recipe
 from pipeline.core.atomic import write_json, write_text
 from pipeline.core.errors import ConfigError, MediaError
-from pipeline.formats import write_folder
+from pipeline.core.events import Detections
+from pipeline.formats import format_writer, write_folder
 from pipeline.recipe import Recipe
-from workflows.annotations import Annotations, load_annotations
+from workflows.annotations import Annotations, BadRows, load_annotations
+from workflows.build import build_model, decoding_settings, train_settings
 from workflows.dataset import SplitDataset
-from workflows.detect import load_detector
-from workflows.evaluate import evaluate_split, results_json
+from workflows.evaluate import evaluate_split, results_json, truth_of
 from workflows.extract import extract
-from workflows.inputs import find_media
-from workflows.predict import Predictor
-from workflows.train import TrainSettings, train
+from workflows.inputs import MediaItem, find_media
+from workflows.metrics import best_threshold
+from workflows.predict import LocoDetector, Predictor
+from workflows.train import train
 
 Stage = Literal["extract", "train", "eval", "detect"]
 ORDER: tuple[Stage, ...] = ("extract", "train", "eval", "detect")
@@ -87,10 +89,16 @@ def run_stages(
 
     Raises:
         ConfigError: The recipe or the annotations do not fit.
+        UsageError: Unknown backbone or format; an unfinished training without ``resume``.
         StoreError: The features are of another backbone, or missing.
         CheckpointError: There is no checkpoint to evaluate or to detect with.
     """
     folder = recipe.output.folder
+    backbone_spec(recipe.backbone.name)  # whatever is wrong is said before the first hour of work
+    for name in recipe.detect.formats:
+        format_writer(name)
+    if stage in ("train", "eval", "all"):
+        load_annotations(recipe.data.annotations, bad_rows=_bad_rows(recipe))
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     runs: dict[Stage, Callable[[], StageRow]] = {
         "extract": lambda: _extract(recipe, device=device),
@@ -124,8 +132,9 @@ def _extract(recipe: Recipe, *, device: str) -> StageRow:
 
 def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     labels, store = _inputs(recipe)
-    mark = _fingerprint(recipe, store, ("data", "model", "loss", "optim", "train", "infer"))
-    if _is_unchanged(recipe, "train", mark):
+    sections = ("data", "model", "loss", "optim", "train", "infer")
+    mark = _fingerprint(recipe, store, sections)
+    if _is_unchanged(recipe, "train", mark, "best.safetensors"):
         return StageRow("train", "unchanged")
     chosen = select_device(device)
     data = _split(recipe, labels, store, recipe.data.train)
@@ -133,8 +142,9 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     validate = None
     if recipe.data.validation:
         validate = _validator(
-            recipe, labels, _split(recipe, labels, store, recipe.data.validation), card, chosen
+            recipe, _split(recipe, labels, store, recipe.data.validation), card, chosen
         )
+    _say(_training_set(recipe, data))
     state = train(
         model,
         data,
@@ -144,26 +154,39 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
         validate=validate,
         device=chosen,
         resume=resume,
-        report=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201 - progress
+        inputs=_fingerprint(recipe, store, ("data", "model", "loss")),
+        report=_say,
     )
     _remember(recipe, "train", mark)
-    return StageRow(
-        "train",
-        "done",
-        f"{len(data)} videos, {state.epoch} epochs, best validation mAP {max(state.best, 0):.4f}, "
-        f"checkpoint {recipe.output.folder / 'best.safetensors'}",
-    )
+    quality = f"best validation mAP {state.best:.4f}" if validate else "no validation subset"
+    lines = [
+        f"{len(data)} videos, {state.epoch} epochs, {quality}, "
+        f"checkpoint {recipe.output.folder / 'best.safetensors'}"
+    ]
+    lines += [f"note: {note}" for note in (*labels.notes, data.describe_missing()) if note]
+    return StageRow("train", "done", "\n".join(lines))
+
+
+def _training_set(recipe: Recipe, data: SplitDataset) -> str:
+    events = sum(len(video.events) for video in data.videos.values())
+    text = f"training on {len(data)} videos with {events} events"
+    lost = data.unreachable(recipe.model.levels)
+    if lost:
+        text += f"; {lost} are too short for any point of the pyramid to answer for them"
+    if data.dropped:
+        text += f"; {data.dropped} start after the end of their video and were dropped"
+    return text
 
 
 def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
     labels, store = _inputs(recipe)
     path = recipe.output.folder / "best.safetensors"
     mark = _fingerprint(recipe, store, ("data", "eval", "infer"), path)
-    if _is_unchanged(recipe, "eval", mark):
+    if _is_unchanged(recipe, "eval", mark, "metrics.json", "predictions.json"):
         return StageRow("eval", "unchanged")
     chosen = select_device(device)
     model, card = load_checkpoint(path)
-    predict = Predictor(model.to(chosen), card, device=chosen, settings=_decoding(recipe))
+    predict = Predictor(model.to(chosen), card, device=chosen, settings=decoding_settings(recipe))
     report, predictions = evaluate_split(
         _split(recipe, labels, store, recipe.data.test),
         predict,
@@ -178,109 +201,69 @@ def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
 def _detect(recipe: Recipe, *, device: str) -> StageRow:
     if not recipe.detect.inputs:
         return StageRow("detect", "left out", "the recipe names no detect.inputs")
-    min_score = None if recipe.detect.min_score < 0 else recipe.detect.min_score
-    detector = load_detector(
-        recipe.output.folder / "best.safetensors",
+    items = find_media(recipe.detect.inputs)
+    path = recipe.output.folder / "best.safetensors"
+    mark = _hash(
+        recipe.to_json()["detect"], _file_hash(path), [_media_mark(item) for item in items]
+    )
+    if _is_unchanged(recipe, "detect", mark, "detections"):
+        return StageRow("detect", "unchanged")
+    detector = LocoDetector(
+        path,
         device=device,
-        min_score=min_score,
+        min_score=None if recipe.detect.min_score < 0 else recipe.detect.min_score,
         reader=cast(ReaderChoice, recipe.backbone.reader),
     )
     found, failures = [], []
-    for item in find_media(recipe.detect.inputs):
+    for item in items:
         try:
-            found.append(detector(item.path))
+            found.append(_detect_one(recipe, detector, item))
         except MediaError as error:
             failures.append(str(error))
     written = write_folder(found, recipe.detect.formats, recipe.output.folder / "detections")
+    if not failures:
+        _remember(recipe, "detect", mark)
     lines = [f"{len(found)} videos, {sum(len(entry.events) for entry in found)} events"]
     lines += [f"failed: {reason}" for reason in failures] + [str(path) for path in written]
     return StageRow("detect", "done", "\n".join(lines), len(failures))
 
 
-def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tuple[LoCo, Card]:
-    """Fresh weights under the recipe's seed, and the card of what will become of them."""
-    architecture: dict[str, Any] = {
-        "vision_dim": store.spec.vision.dim,
-        "audio_dim": store.spec.audio.dim,
-        "classes": len(labels.classes),
-        **asdict(recipe.model),
-        **asdict(recipe.loss),
-    }
-    torch.manual_seed(recipe.train.seed)
-    card = Card(
-        architecture,
-        labels.classes,
-        store.spec.to_json(),
-        store.digest,
-        data={
-            "annotations": recipe.data.annotations.name,
-            "train": recipe.data.train,
-            "validation": recipe.data.validation,
-            "modalities": recipe.data.modalities,
-            "decoding": asdict(_decoding(recipe)),
-        },
-        licence=recipe.output.licence,
-        command=f"pipeline run --stage train --config {recipe.source}",
-    )
-    return LoCo(**architecture), card
-
-
-def train_settings(recipe: Recipe) -> TrainSettings:
-    """The recipe's arguments of the training loop."""
-    optim, shown = recipe.optim, recipe.train
-    return TrainSettings(
-        lr=optim.lr,
-        min_lr=optim.min_lr,
-        weight_decay=optim.weight_decay,
-        epochs=optim.epochs,
-        warmup_epochs=optim.warmup_epochs,
-        batch_size=shown.batch_size,
-        drop_last=shown.drop_last,
-        clip=optim.clip,
-        ema=optim.ema,
-        seed=shown.seed,
-        crop=(shown.crop[0], shown.crop[1]),
-        keep=shown.keep,
-        max_seq_len=recipe.model.max_seq_len,
-        validate_every=shown.validate_every,
-    )
+def _detect_one(recipe: Recipe, detector: LocoDetector, item: MediaItem) -> Detections:
+    """From the recipe's store where it holds this very file, else from the file."""
+    if (recipe.data.features / "store.json").exists():
+        store = FeatureStore.open(recipe.data.features)
+        source = None if (record := store.get(item.id)) is None else record.source
+        if source and store.digest == detector.digest and source.matches(item.path):
+            return detector.detections(store.read(item.id), video=str(item.path))
+    return detector(item.path)
 
 
 def _validator(
-    recipe: Recipe, labels: Annotations, data: SplitDataset, card: Card, device: torch.device
-) -> Callable[[LoCo], float]:
-    def validate(model: LoCo) -> float:
-        predict = Predictor(model, card, device=device, settings=_decoding(recipe))
-        report, _ = evaluate_split(data, predict, tiou=recipe.eval.tiou)
-        return report.scores.average
+    recipe: Recipe, data: SplitDataset, card: Card, device: torch.device
+) -> Callable[[LoCo], dict[str, float]]:
+    def validate(model: LoCo) -> dict[str, float]:
+        predict = Predictor(model, card, device=device, settings=decoding_settings(recipe))
+        report, events = evaluate_split(data, predict, tiou=recipe.eval.tiou)
+        threshold, _ = best_threshold(truth_of(data.videos), events)
+        return {"validation_mAP": report.scores.average, "threshold": threshold}
 
     return validate
 
 
-def _decoding(recipe: Recipe) -> DecodingSettings:
-    infer = recipe.infer
-    return DecodingSettings(
-        min_score=infer.min_score,
-        per_level=infer.per_level,
-        min_length=infer.min_length,
-        sigma=infer.sigma,
-        max_per_class=infer.max_per_class,
-        max_total=infer.max_total,
-        chunk=infer.chunk,
-        overlap=infer.overlap,
-    )
-
-
 def _inputs(recipe: Recipe) -> tuple[Annotations, FeatureStore]:
-    bad_rows: Literal["error", "drop"] = "drop" if recipe.data.bad_rows == "drop" else "error"
-    labels = load_annotations(recipe.data.annotations, bad_rows=bad_rows)
+    labels = load_annotations(recipe.data.annotations, bad_rows=_bad_rows(recipe))
     digest = backbone_spec(recipe.backbone.name).digest
     return labels, FeatureStore.open(recipe.data.features, digest=digest)
 
 
 def _split(recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str) -> SplitDataset:
     data = SplitDataset(
-        store, labels.subset(subset), labels.classes, modalities=recipe.data.modalities
+        store,
+        labels.subset(subset),
+        labels.classes,
+        modalities=recipe.data.modalities,
+        bad_rows=_bad_rows(recipe),
+        cache_bytes=int(recipe.train.cache_gb * 1e9),
     )
     if data.missing and recipe.data.missing == "error":
         raise ConfigError(
@@ -290,30 +273,57 @@ def _split(recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str
     return data
 
 
+def _bad_rows(recipe: Recipe) -> BadRows:
+    return "drop" if recipe.data.bad_rows == "drop" else "error"
+
+
+def _say(line: str) -> None:
+    """Progress of long stages; standard output is for results."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 def _fingerprint(
     recipe: Recipe, store: FeatureStore, sections: tuple[str, ...], *files: Path
 ) -> str:
     """Hash of all that a stage reads: sections of the recipe, labels, features, files."""
-    digest = hashlib.sha256()
     tree = recipe.to_json()
-    digest.update(json.dumps({name: tree[name] for name in sections}, sort_keys=True).encode())
-    digest.update(recipe.data.annotations.read_bytes())
-    for id in sorted(store.ids()):
-        digest.update(f"{id} {store.record(id).sha256}\n".encode())
-    for path in files:
-        if path.exists():
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    features = [f"{id} {store.record(id).sha256}" for id in store.ids()]
+    hashes = [_file_hash(path) for path in (recipe.data.annotations, *files)]
+    return _hash({name: tree[name] for name in sections}, features, hashes)
+
+
+def _media_mark(item: MediaItem) -> Any:
+    try:
+        return [item.id, str(item.path), fingerprint(item.path).to_json()]
+    except MediaError:
+        return [item.id, str(item.path), None]  # detecting in it says why
+
+
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _hash(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _marks(recipe: Recipe) -> dict[str, str]:
-    path = recipe.output.folder / "stages.json"
-    marks: dict[str, str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return marks
+    """Fingerprints of the stages that ran; none where the file is missing or damaged."""
+    try:
+        value = json.loads((recipe.output.folder / "stages.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def _is_unchanged(recipe: Recipe, stage: Stage, mark: str) -> bool:
-    return _marks(recipe).get(stage) == mark
+def _is_unchanged(recipe: Recipe, stage: Stage, mark: str, *results: str) -> bool:
+    there = all((recipe.output.folder / name).exists() for name in results)
+    return there and _marks(recipe).get(stage) == mark
 
 
 def _remember(recipe: Recipe, stage: Stage, mark: str) -> None:

@@ -28,7 +28,7 @@ from workflows.dataset import Batch, SplitDataset, collate, random_crop
 
 LOG_COLUMNS = (
     "epoch", "loss", "classes", "intervals", "correspondence", "lr", "sigma", "temperature",
-    "validation_mAP",
+    "validation_mAP", "threshold",
 )  # fmt: skip
 
 
@@ -65,7 +65,8 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-Validate = Callable[[LoCo], float]
+# Quality of a model by name; ``validation_mAP`` is among them and decides which epoch is best.
+Validate = Callable[[LoCo], Mapping[str, float]]
 
 
 def train(
@@ -78,6 +79,7 @@ def train(
     validate: Validate | None = None,
     device: torch.device,
     resume: bool = False,
+    inputs: str = "",
     report: Callable[[str], None] = lambda line: None,
 ) -> TrainState:
     """Train a model and write ``best.safetensors``, ``last.safetensors`` and ``log.csv``.
@@ -91,22 +93,24 @@ def train(
         settings: Everything that can be chosen.
         output: Folder of the run.
         card: Of the checkpoints; metrics are filled in.
-        validate: Quality of a model, larger is better; without it the last epoch is the best.
+        validate: Measures a model; without it the last epoch is the best.
         device: Where to train.
         resume: Continue from the state in ``output``, if there is one.
+        inputs: Stands for everything else that decides the result (data, architecture); a run is
+            only resumed with the inputs that it was started with.
         report: Takes one line an epoch.
 
     Raises:
         PipelineError: The loss is not finite.
-        UsageError: The folder holds a run and ``resume`` is off, or one of other settings.
+        UsageError: The folder holds an unfinished run and ``resume`` is off; or one of other
+            settings or inputs and it is on.
     """
     state = _start(model.to(device), settings)
+    identity = {**_settings_json(settings), "inputs": inputs}
     if resume:
-        _restore(state, output, settings)
-    elif (output / "state.json").exists():
-        raise UsageError(
-            f"{output} holds a run already", hint="use --resume, or another output folder"
-        )
+        _restore(state, output, identity)
+    else:
+        _clear(output)
     per_epoch = batch_count(data, settings)
     while state.epoch < settings.epochs:
         totals: dict[str, float] = {}
@@ -124,9 +128,9 @@ def train(
         row = {"epoch": float(state.epoch), **totals, "lr": rate, **_correspondence_state(state)}
         is_last = state.epoch == settings.epochs
         if validate is not None and (is_last or state.epoch % settings.validate_every == 0):
-            row["validation_mAP"] = validate(state.average.eval())
+            row.update(validate(state.average.eval()))
         state.history.append(row)
-        _save_epoch(state, output, card, settings, validated=validate is not None)
+        _save_epoch(state, output, card, identity, validated=validate is not None)
         report(_line(row, settings.epochs))
     return state
 
@@ -158,7 +162,7 @@ def _step(state: TrainState, batch: Batch, settings: TrainSettings) -> dict[str,
 def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Iterator[Batch]:
     """The batches of one epoch; order and crops depend on seed and epoch alone."""
     generator = random.Random(_seed_of(settings.seed, epoch))  # noqa: S311 - no secret
-    order = list(data.ids)
+    order = data.crops(settings.max_seq_len)
     generator.shuffle(order)
     for first in range(0, batch_count(data, settings) * settings.batch_size, settings.batch_size):
         samples = [
@@ -171,12 +175,12 @@ def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Itera
             )
             for id in order[first : first + settings.batch_size]
         ]
-        yield collate(samples, steps=settings.max_seq_len)
+        yield collate(samples)
 
 
 def batch_count(data: SplitDataset, settings: TrainSettings) -> int:
     """Batches of an epoch; at least one."""
-    full, rest = divmod(len(data), settings.batch_size)
+    full, rest = divmod(len(data.crops(settings.max_seq_len)), settings.batch_size)
     return max(1, full if settings.drop_last else full + bool(rest))
 
 
@@ -184,7 +188,7 @@ def learning_rate(iteration: int, settings: TrainSettings, *, per_epoch: int) ->
     """Rate of one iteration: linear from 0, then a cosine to ``min_lr`` (UnAV, per iteration)."""
     warm = settings.warmup_epochs * per_epoch
     if iteration < warm:
-        return settings.lr * iteration / max(1, warm - 1)
+        return settings.lr * iteration / max(1, warm - 1)  # the first step has rate 0, as there
     total = max(1, settings.epochs * per_epoch - warm)
     share = (iteration - warm) / total
     return settings.min_lr + 0.5 * (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * share))
@@ -234,7 +238,7 @@ def _seed_of(seed: int, epoch: int) -> int:
 
 
 def _save_epoch(
-    state: TrainState, output: Path, card: Card, settings: TrainSettings, *, validated: bool
+    state: TrainState, output: Path, card: Card, identity: Mapping[str, Any], *, validated: bool
 ) -> None:
     """Checkpoints first, the state that points at them last."""
     row = state.history[-1]
@@ -246,10 +250,27 @@ def _save_epoch(
         state.best = state.best if quality is None else quality
         save_checkpoint(output / "best.safetensors", weights, card)
     _write_log(output / "log.csv", state.history)
-    _save_state(state, output, settings)
+    _save_state(state, output, identity)
 
 
-def _save_state(state: TrainState, output: Path, settings: TrainSettings) -> None:
+def _clear(output: Path) -> None:
+    """Make room for a new run; an unfinished one is worth more than a forgotten ``--resume``."""
+    place = output / "state.json"
+    if not place.exists():
+        return
+    saved = json.loads(place.read_text(encoding="utf-8"))
+    if saved["epoch"] < saved["settings"]["epochs"]:
+        raise UsageError(
+            f"{output} holds a training that stopped after epoch {saved['epoch']} of "
+            f"{saved['settings']['epochs']}",
+            hint=f"continue it with --resume, name another output.folder, or delete {place}",
+        )
+    place.unlink()
+    for name in ("best", "last"):
+        (output / f"{name}.safetensors").unlink(missing_ok=True)
+
+
+def _save_state(state: TrainState, output: Path, identity: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, value in state.model.state_dict().items():
         tensors[f"model/{name}"] = value
@@ -270,7 +291,7 @@ def _save_state(state: TrainState, output: Path, settings: TrainSettings) -> Non
             "epoch": state.epoch,
             "best": state.best,
             "history": state.history,
-            "settings": _settings_json(settings),
+            "settings": dict(identity),
         },
     )
     for old in output.glob("state-*.safetensors"):
@@ -278,20 +299,16 @@ def _save_state(state: TrainState, output: Path, settings: TrainSettings) -> Non
             old.unlink(missing_ok=True)
 
 
-def _restore(state: TrainState, output: Path, settings: TrainSettings) -> None:
+def _restore(state: TrainState, output: Path, identity: Mapping[str, Any]) -> None:
     """Continue a run, if there is one."""
     place = output / "state.json"
     if not place.exists():
         return
     saved = json.loads(place.read_text(encoding="utf-8"))
-    if saved["settings"] != _settings_json(settings):
-        changed = [
-            name
-            for name, value in _settings_json(settings).items()
-            if saved["settings"].get(name) != value
-        ]
+    changed = [name for name, value in identity.items() if saved["settings"].get(name) != value]
+    if changed:
         raise UsageError(
-            f"the run in {output} was made with other settings: {', '.join(changed)}",
+            f"the run in {output} was made with other values of {', '.join(changed)}",
             hint="use the same recipe, or another output folder",
         )
     tensors = load_file(output / saved["tensors"])

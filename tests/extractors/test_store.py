@@ -391,7 +391,7 @@ def test_a_damaged_video_is_named_removed_and_the_others_stay(store: FeatureStor
     put(store, "loose 1")
     put(store, "loose 2")
     (shard,) = (store.path / "shards").iterdir()
-    place = read_header(shard).tensors["v3/audio"]
+    place = read_header(shard).place("v3/audio")
     flip(shard, place.begin + 1)
     flip(store.loose_path("loose 2"), store.loose_path("loose 2").stat().st_size - 1)
     damaged = list(store.verify())
@@ -536,31 +536,76 @@ def test_two_processes_on_one_store_lose_nothing(tmp_path: Path) -> None:
     assert list(store.verify()) == []
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_at_any_moment_and_run_again_it_is_as_if_never_killed(
+def die_at(operation: int) -> None:
+    """Let this process be killed at its n-th operation on the disk, before or after it."""
+    count = [0]
+
+    def counted(function):
+        def call(*arguments, **options):
+            count[0] += 1
+            if count[0] == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*arguments, **options)
+            count[0] += 1
+            if count[0] == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    os.fsync = counted(os.fsync)
+    Path.replace = counted(Path.replace)  # type: ignore[method-assign]
+    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]
+    Path.mkdir = counted(Path.mkdir)  # type: ignore[method-assign]
+
+
+def write_and_die(path: Path, ids: list[str], operation: int) -> None:
+    die_at(operation)
+    write_some(path, ids, 0)
+
+
+def test_killed_at_each_operation_on_the_disk_it_ends_as_if_never_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "SHARD_VIDEOS", 2)
+    context = multiprocessing.get_context("fork")
+    ids = ["c", "a", "b"]
+    undisturbed = tmp_path / "undisturbed"
+    write_some(undisturbed, ids, 0)
+    operation, killed = 1, True
+    while killed:
+        path = tmp_path / str(operation)
+        child = context.Process(target=write_and_die, args=(path, ids, operation))
+        child.start()
+        child.join()
+        killed = child.exitcode == -signal.SIGKILL
+        assert killed or child.exitcode == 0
+        write_some(path, ids, 0)
+        assert files(path) == files(undisturbed), operation
+        assert FeatureStore.open(path).ids() == sorted(ids)
+        operation += 1
+    assert operation > 50
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment_again_and_again_it_ends_as_if_never_killed(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "SHARD_VIDEOS", 16)
     context = multiprocessing.get_context("fork")
     ids = [f"v{i}" for i in range(60)]
-    undisturbed = tmp_path / "undisturbed"
+    undisturbed, path = tmp_path / "undisturbed", tmp_path / "killed"
     started = time.perf_counter()
     write_some(undisturbed, ids, 0)
     usual = time.perf_counter() - started
     clock = random.Random(seed)
-    path, kills = tmp_path / "killed", 0
-    for _ in range(30):
+    for _ in range(10):
         child = context.Process(target=write_some, args=(path, ids, 0))
         child.start()
-        child.join(clock.uniform(0, usual * 0.7))
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
-            child.join()
-            kills += 1
-        elif child.exitcode == 0:
-            break
+        child.join(clock.uniform(0, usual / 2))
+        child.kill()
+        child.join()
     write_some(path, ids, 0)
-    assert kills > 0
     assert files(path) == files(undisturbed)
     assert FeatureStore.open(path).ids() == sorted(ids)
 

@@ -46,15 +46,24 @@ def test_a_video_without_events_is_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row(1, 12)], "clip, row 0: segment 1 to 12 s leaves the video of 10 s"),
-        ([row(2, 1)], "ends at 1 s, before its start at 2 s"),
-        ([row(float("nan"), 1)], "must be two seconds"),
-        ([{"segment": [1], "label": "dog"}], "must be two seconds"),
-        ([row(1, 2, "")], "label is ''"),
-        ([row(1, 2, label_id="0")], "label_id is '0'"),
-        ([row(1, 2, label_id=0), row(1, 2, label_id=1)], "has label_id 1, elsewhere 0"),
-        ([row(1, 2, label_id=0), row(1, 2, "cat", label_id=0)], "label_id 0 stands for"),
-        ([row(1, 2, label_id=0), row(1, 2, "cat")], "some labels have no label_id: cat"),
+        ([row(1, 12)], "'clip', row 0: segment [1, 12] of 'dog' ends past the end of the video"),
+        ([row(11, 12)], "lies past the end of the video at 10 s"),
+        ([row(-1, 2)], "starts before 0"),
+        ([row(2, 1)], "segment [2, 1] of 'dog' does not end after its start"),
+        ([row(float("nan"), 1)], "segment [nan, 1] is not two finite seconds"),
+        ([{"segment": [1], "label": "dog"}], "segment [1] is not two finite seconds"),
+        ([{"segment": None, "label": "dog"}], "segment None is not two finite seconds"),
+        ([row(1, 2, "")], "row 0: has no 'label'"),
+        ([row(1, 2, label_id="0")], "label_id '0' of 'dog' is no whole number"),
+        (
+            [row(1, 2, label_id=0), row(3, 4, label_id=1)],
+            "label 'dog' has the label_ids 0 (video 'clip', row 0) and 1 (video 'clip', row 1)",
+        ),
+        (
+            [row(1, 2, label_id=0), row(1, 2, "cat", label_id=0)],
+            "label_id 0 stands for 'dog' (video 'clip', row 0) and 'cat' (video 'clip', row 1)",
+        ),
+        ([row(1, 2, label_id=0), row(1, 2, "cat")], "row 1: label 'cat' has no label_id"),
     ],
 )
 def test_a_mistake_is_named_with_video_and_row(
@@ -77,6 +86,39 @@ def test_a_rounded_duration_is_no_mistake_and_the_end_is_clipped(tmp_path: Path)
     assert labels.videos["clip"].events[0].end == 10.0
 
 
+def test_bad_rows_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
+    labels = load_annotations(write(tmp_path, row(1, 12), row(1, 2)), bad_rows="drop")
+    assert [event.end for event in labels.videos["clip"].events] == [2.0]
+    assert "1 bad rows" in labels.notes[0]
+
+
+def test_a_conflict_of_labels_cannot_be_dropped(tmp_path: Path) -> None:
+    path = write(tmp_path, row(1, 2, label_id=0), row(1, 2, "cat", label_id=0))
+    with pytest.raises(ConfigError, match="stands for"):
+        load_annotations(path, bad_rows="drop")
+
+
+def test_repeated_rows_count_once(tmp_path: Path) -> None:
+    labels = load_annotations(write(tmp_path, row(1, 2), row(1.0005, 2), row(1, 2, "cat")))
+    assert len(labels.videos["clip"].events) == 2
+    assert "1 rows" in labels.notes[0]
+
+
+def test_a_video_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    entry = '{"subset": "train", "annotations": []}'
+    path.write_text(f'{{"database": {{"clip": {entry}, "clip": {entry}}}}}')
+    with pytest.raises(ConfigError, match="'clip' is there twice"):
+        load_annotations(path)
+
+
+def test_a_wrong_file_names_twenty_rows_and_counts_the_rest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_annotations(write(tmp_path, *(row(2, 1) for _ in range(50))))
+    assert "has 50 problems" in str(caught.value)
+    assert "... and 30 more" in str(caught.value)
+
+
 def test_an_unknown_subset_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="subsets: train"):
         load_annotations(write(tmp_path, row(1, 2))).subset("test")
@@ -97,9 +139,30 @@ def test_ids_match_paths_names_without_suffix_and_stems() -> None:
     assert missing == ["four"]
 
 
+def test_a_tail_fits_in_either_direction_but_another_folder_does_not() -> None:
+    found, missing = match_ids(["/data/set/a/one.mp4", "b/two"], ["a/one", "a/two.mp4"])
+    assert found == {"/data/set/a/one.mp4": "a/one"}
+    assert missing == ["b/two"]
+
+
+def test_dots_that_start_no_extension_belong_to_the_name() -> None:
+    found, missing = match_ids(["take.1", "take.2"], ["take.1.mp4", "take.3.mp4"])
+    assert found == {"take.1": "take.1.mp4"}
+    assert missing == ["take.2"]
+
+
+def test_an_exact_name_wins_over_others_that_would_fit() -> None:
+    assert match_ids(["one"], ["one", "a/one.mp4"])[0] == {"one": "one"}
+
+
 def test_a_stem_that_fits_two_files_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"a/one\.mp4, b/one\.mp4"):
         match_ids(["one"], ["a/one.mp4", "b/one.mp4"])
+
+
+def test_two_names_of_one_video_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'one' and 'one.mp4' both fit"):
+        match_ids(["one", "one.mp4"], ["a/one.mp4"])
 
 
 def test_the_real_unav100_file_holds_what_its_paper_says(shared: Callable[[str], Path]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.events import Event
-from workflows.metrics import mean_average_precision, whole_video_baseline
+from workflows.metrics import best_threshold, mean_average_precision, whole_video_baseline
 
 EXACT = 1e-9  # float64 sums in another order
 
@@ -100,3 +100,34 @@ def test_the_whole_video_baseline_hits_only_events_that_fill_their_video() -> No
     scores = mean_average_precision(truth, guess)
     assert scores.at(0.9) == pytest.approx(0.5)
     assert scores.at(0.1) == pytest.approx(1.0)
+
+
+def test_predictions_for_other_videos_are_wrong_or_left_out_as_asked() -> None:
+    truth = {"a": [Event(0, 10, "dog", 1.0)]}
+    found = {"a": [Event(0, 10, "dog", 0.8)], "z": [Event(0, 10, "dog", 0.9)]}
+    scores = mean_average_precision(truth, found)
+    assert (scores.average, scores.other_videos) == (0.5, 1)
+    assert mean_average_precision(truth, found, other_videos="drop").average == 1.0
+
+
+def test_the_order_of_events_and_videos_never_matters(golden: Path) -> None:
+    truth, predictions, case = load(golden / "map" / "04_score_ties.json")
+    expected = mean_average_precision(truth, predictions, tiou=case["tiou"])
+    mixed_truth = {video: truth[video][::-1] for video in sorted(truth, reverse=True)}
+    mixed = {video: predictions[video][::-1] for video in sorted(predictions, reverse=True)}
+    found = mean_average_precision(mixed_truth, mixed, tiou=case["tiou"])
+    np.testing.assert_array_equal(found.precision, expected.precision)
+
+
+def test_an_overlap_exactly_on_a_threshold_counts() -> None:
+    truth = {"a": [Event(0, 10, "dog", 1.0)]}
+    for tiou in np.linspace(0.1, 0.9, 9):
+        found = {"a": [Event(0, 10 * round(float(tiou), 1), "dog", 1.0)]}
+        assert mean_average_precision(truth, found, tiou=[float(tiou)]).average == 1.0
+
+
+def test_the_best_threshold_is_where_f1_is_largest() -> None:
+    truth = {"a": [Event(0, 10, "dog", 1.0), Event(20, 30, "dog", 1.0)]}
+    found = {"a": [Event(0, 10, "dog", 0.9), Event(20, 30, "dog", 0.6), Event(40, 50, "dog", 0.3)]}
+    assert best_threshold(truth, found) == (0.6, 1.0)
+    assert best_threshold(truth, {"a": [Event(40, 50, "dog", 0.3)]}) == (0.0, 0.0)

@@ -1,0 +1,161 @@
+"""Recipes: everything that is wrong is said at once, with its line and what was meant."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from model.correspondence import VARIANTS
+from model.decoding import DecodingSettings
+from model.loco import LoCo
+from model.pyramid import FUSIONS as MODEL_FUSIONS
+from pipeline.config import dump_recipe, load_recipe
+from pipeline.core.errors import ConfigError
+from pipeline.recipe import CORRESPONDENCES, FUSIONS, InferConfig, LossConfig, ModelConfig
+
+RECIPES = sorted((Path(__file__).parents[2] / "workflows" / "recipes").glob("*.yaml"))
+GOOD = "data:\n  annotations: labels.json\n  features: store\noutput:\n  folder: run\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write(folder, text), overrides=overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_what_is_left_out_has_its_default_and_paths_start_at_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert recipe.data.annotations == tmp_path / "labels.json"
+    assert recipe.output.folder == tmp_path / "run"
+    assert (recipe.model.fusion, recipe.optim.lr) == ("dynamic", 1e-4)
+
+
+def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
+    text = (
+        GOOD
+        + "model:\n  chanels: 64\n  levels: 9\n  fusion: dynamik\noptim:\n  lr: fast\nmodle: {}\n"
+    )
+    said = problems(tmp_path, text)
+    assert "has 5 problems" in said
+    assert "line 7: model.chanels: unknown key; did you mean 'channels'?" in said
+    assert "line 8: model.levels: 9 must be in [1, 6]" in said
+    assert "line 9: model.fusion: 'dynamik' is not one of" in said
+    assert "did you mean 'dynamic'?" in said
+    assert "line 11: optim.lr: 'fast' is not a number" in said
+    assert "line 12: modle: unknown key; did you mean 'model'?" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no sections"),
+        ("- a\n", "holds no sections"),
+        ("data: [\n", "is no valid YAML"),
+        ("data: !!python/object/apply:os.getcwd []\n", "is no valid YAML"),
+        ("output:\n  folder: run\n", "data.annotations: is required"),
+        (GOOD + "model: 5\n", "model: holds 5, not keys with values"),
+        (GOOD + "train:\n  batch_size: true\n", "True is not a whole number"),
+        (GOOD + "train:\n  batch_size: 2.5\n", "2.5 is not a whole number"),
+        (GOOD + "optim:\n  lr: .nan\n", "not a finite number"),
+        (GOOD + "optim:\n  lr: 1\n  lr: 2\n", "is given twice, first on line 7"),
+        (GOOD + "eval:\n  tiou: [0.5, 0.3]\n", "must be rising thresholds"),
+        (GOOD + "model:\n  channels: 30\n", "model.channels=30 is not a multiple of model.heads=4"),
+        (GOOD + "optim:\n  epochs: 5\n", "leaves nothing of optim.epochs=5"),
+    ],
+)
+def test_a_mistake_gets_one_clear_sentence(tmp_path: Path, text: str, said: str) -> None:
+    assert said in problems(tmp_path, text)
+
+
+def test_a_recipe_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD + "optim:\n  lr: 1e-3\n  clip: 2\n"))
+    assert recipe.optim.lr == 1e-3  # YAML 1.1 itself reads text there
+    assert recipe.optim.clip == 2.0
+
+
+def test_overrides_win_and_their_paths_start_at_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    recipe = load_recipe(
+        write(tmp_path, GOOD),
+        overrides=["optim.lr=3e-4", "data.features=mine", "eval.tiou=[0.5, 0.7]"],
+    )
+    assert recipe.optim.lr == 3e-4
+    assert recipe.data.features == elsewhere / "mine"
+    assert recipe.data.annotations == tmp_path / "labels.json"
+    assert recipe.eval.tiou == (0.5, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optim.lr", "is not of the form section.key=value"),
+        ("optim.rate=1", "--set optim.rate: unknown key"),
+        ("optim.lr=-1", "--set optim.lr: -1 must be above 0"),
+        ("model=5", "--set model: holds 5"),
+    ],
+)
+def test_a_wrong_override_is_named_as_it_was_typed(
+    tmp_path: Path, override: str, said: str
+) -> None:
+    assert said in problems(tmp_path, GOOD, override)
+
+
+def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write(tmp_path, GOOD), overrides=["model.window=16", "detect.inputs=a.mp4"]
+    )
+    again = tmp_path / "again"
+    again.mkdir()
+    assert load_recipe(write(again, dump_recipe(recipe))) == recipe
+
+
+def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
+    arguments = set(inspect.signature(LoCo).parameters) - {"vision_dim", "audio_dim", "classes"}
+    offered = {item.name for item in (*fields(ModelConfig), *fields(LossConfig))}
+    assert offered == arguments
+    assert {item.name for item in fields(InferConfig)} == {
+        item.name for item in fields(DecodingSettings)
+    }
+    assert FUSIONS == MODEL_FUSIONS
+    assert set(CORRESPONDENCES) == {*VARIANTS, "none"}
+
+
+def test_defaults_of_recipe_and_network_are_the_same() -> None:
+    network = {
+        name: parameter.default
+        for name, parameter in inspect.signature(LoCo).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    offered = {item.name: item.default for item in (*fields(ModelConfig), *fields(LossConfig))}
+    assert offered == network
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_committed_recipe_is_right_and_starts_with_its_own_command(path: Path) -> None:
+    load_recipe(path)
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# pipeline run --stage all --config ")
+    assert first.endswith(path.name)
+
+
+def test_there_is_a_recipe_for_ones_own_labels() -> None:
+    assert "custom" in {path.stem for path in RECIPES}

@@ -1,0 +1,210 @@
+"""The training loop: the schedule of the reference, exact resume, honest failures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from extractors.store import FeatureStore
+from model.checkpoint import Card, load_checkpoint
+from model.loco import LoCo
+from pipeline.core.errors import PipelineError, UsageError
+from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, plant
+from workflows.annotations import load_annotations
+from workflows.dataset import SplitDataset
+from workflows.train import (
+    TrainSettings,
+    TrainState,
+    batches,
+    learning_rate,
+    parameter_groups,
+    train,
+)
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(
+    lr=1e-3,
+    min_lr=1e-8,
+    weight_decay=1e-2,
+    epochs=4,
+    warmup_epochs=1,
+    batch_size=3,
+    drop_last=False,
+    clip=1.0,
+    ema=0.99,
+    seed=7,
+    crop=(0.9, 1.0),
+    keep=0.5,
+    max_seq_len=48,
+    validate_every=2,
+)
+ARCHITECTURE = {
+    "vision_dim": VISION_DIM,
+    "audio_dim": AUDIO_DIM,
+    "classes": len(CLASSES),
+    "channels": 16,
+    "heads": 2,
+    "unimodal_blocks": 1,
+    "levels": 3,
+    "decoder_channels": 16,
+    "max_seq_len": 48,
+}
+CARD = Card(ARCHITECTURE, CLASSES, SPEC.to_json(), SPEC.digest)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> SplitDataset:
+    store, labels = plant(tmp_path_factory.mktemp("data"), train=7, validation=0, test=0)
+    subset = load_annotations(labels).subset("train")
+    return SplitDataset(FeatureStore.open(store), subset, CLASSES)
+
+
+def fresh() -> LoCo:
+    torch.manual_seed(1)
+    return LoCo(**ARCHITECTURE)
+
+
+def run(data: SplitDataset, folder: Path, *, resume: bool = False, **more: object) -> TrainState:
+    return train(
+        fresh(), data, settings=SETTINGS, output=folder, card=CARD, device=CPU, resume=resume,
+        **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def stop_after(epoch: int):  # type: ignore[no-untyped-def]
+    """A listener that interrupts the training after an epoch, as Ctrl-C would."""
+
+    def report(line: str) -> None:
+        if line.split("/")[0].split()[-1] == str(epoch):
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_the_learning_rate_is_that_of_the_reference(golden: Path) -> None:
+    expected = np.load(golden / "train" / "learning_rate.npy")
+    settings = replace(SETTINGS, lr=1e-4, epochs=45, warmup_epochs=5)
+    found = [learning_rate(i, settings, per_epoch=7) for i in range(len(expected))]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_only_weights_of_maps_and_convolutions_decay() -> None:
+    model = fresh()
+    decayed, rest = parameter_groups(model, weight_decay=0.1)
+    names = {id(value): name for name, value in model.named_parameters()}
+    chosen = {names[id(value)] for value in decayed["params"]}
+    spared = {names[id(value)] for value in rest["params"]}
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    assert chosen | spared == set(names.values())
+    assert not chosen & spared
+    assert all(dict(model.named_parameters())[name].dim() >= 2 for name in chosen)
+    kept = ("bias", "scale", "norm.weight", "log_sigma", "temperature")
+    assert all(name in spared for name in names.values() if name.endswith(kept))
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(data: SplitDataset, tmp_path: Path) -> None:
+    whole = run(data, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "halves", report=stop_after(2))
+    halves = run(data, tmp_path / "halves", resume=True)
+    assert halves.iteration == whole.iteration == 4 * 3
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, halves.model.state_dict()[name]), name
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, halves.average.state_dict()[name]), name
+    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "halves/log.csv").read_text()
+
+
+def test_an_unfinished_run_is_not_thrown_away(data: SplitDataset, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, report=stop_after(1))
+    with pytest.raises(UsageError, match=r"stopped after epoch 1 of 4.*--resume"):
+        run(data, tmp_path)
+
+
+def test_a_run_is_not_resumed_with_other_inputs(data: SplitDataset, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, report=stop_after(1), inputs="these features")
+    with pytest.raises(UsageError, match="other values of inputs"):
+        run(data, tmp_path, resume=True, inputs="other features")
+
+
+def test_a_finished_run_makes_room_for_the_next(data: SplitDataset, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    first = (tmp_path / "last.safetensors").stat().st_mtime_ns
+    run(data, tmp_path)
+    assert (tmp_path / "last.safetensors").stat().st_mtime_ns > first
+    assert len(list(tmp_path.glob("state-*.safetensors"))) == 1
+
+
+def test_the_best_epoch_on_validation_is_kept(data: SplitDataset, tmp_path: Path) -> None:
+    answers = iter([0.5, 0.3])
+
+    def validate(model: LoCo) -> Mapping[str, float]:
+        assert not model.training
+        return {"validation_mAP": next(answers), "threshold": 0.2}
+
+    state = run(data, tmp_path, validate=validate)
+    assert state.best == 0.5
+    _, best = load_checkpoint(tmp_path / "best.safetensors")
+    _, last = load_checkpoint(tmp_path / "last.safetensors")
+    assert (best.metrics["epoch"], best.metrics["threshold"]) == (2, 0.2)
+    assert (last.metrics["epoch"], last.metrics["validation_mAP"]) == (4, 0.3)
+
+
+def test_the_saved_weights_are_the_mean_of_the_weights(data: SplitDataset, tmp_path: Path) -> None:
+    state = run(data, tmp_path)
+    saved, _ = load_checkpoint(tmp_path / "last.safetensors")
+    for name, value in state.average.state_dict().items():
+        assert torch.equal(value, saved.state_dict()[name]), name
+    assert not torch.equal(saved.head.scale, state.model.head.scale)
+
+
+def test_the_log_tells_the_terms_and_the_learned_widths(data: SplitDataset, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    with (tmp_path / "log.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0", "3.0", "4.0"]
+    for row in rows:
+        values = {name: float(row[name]) for name in row if row[name]}
+        weight = 0.1
+        total = values["classes"] + values["intervals"] + weight * values["correspondence"]
+        assert values["loss"] == pytest.approx(total, rel=1e-5)
+        assert values["sigma"] > 0
+        assert values["temperature"] > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_iteration(
+    data: SplitDataset, tmp_path: Path
+) -> None:
+    model = fresh()
+    with torch.no_grad():
+        model.head.scale.fill_(float("nan"))
+    with pytest.raises(PipelineError, match=r"the loss is nan at iteration 0 \(epoch 1\)"):
+        train(model, data, settings=SETTINGS, output=tmp_path, card=CARD, device=CPU)
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_batches_depend_on_seed_and_epoch_alone(data: SplitDataset) -> None:
+    def shown(epoch: int) -> list[Tensor]:
+        return [batch.vision for batch in batches(data, SETTINGS, epoch=epoch)]
+
+    assert all(torch.equal(a, b) for a, b in zip(shown(0), shown(0), strict=True))
+    assert not all(
+        a.shape == b.shape and torch.equal(a, b) for a, b in zip(shown(0), shown(1), strict=True)
+    )
+    assert max(batch.shape[-1] for batch in shown(0)) <= SETTINGS.max_seq_len
+
+
+def test_the_state_holds_no_pickle(data: SplitDataset, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json", ".csv"}
+    assert json.loads((tmp_path / "state.json").read_text())["epoch"] == 4

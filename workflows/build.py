@@ -1,0 +1,80 @@
+"""From a recipe to the plain arguments of model, training and decoding: configuration ends here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from extractors.store import FeatureStore
+from model.checkpoint import Card
+from model.decoding import DecodingSettings
+from model.loco import LoCo
+from pipeline.recipe import Recipe
+from workflows.annotations import Annotations
+from workflows.train import TrainSettings
+
+
+def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tuple[LoCo, Card]:
+    """Fresh weights under the recipe's seed, and the card of what will become of them."""
+    architecture: dict[str, Any] = {
+        "vision_dim": store.spec.vision.dim,
+        "audio_dim": store.spec.audio.dim,
+        "classes": len(labels.classes),
+        **asdict(recipe.model),
+        **asdict(recipe.loss),
+    }
+    torch.manual_seed(recipe.train.seed)
+    card = Card(
+        architecture,
+        labels.classes,
+        store.spec.to_json(),
+        store.digest,
+        data={
+            "annotations": recipe.data.annotations.name,
+            "train": recipe.data.train,
+            "validation": recipe.data.validation,
+            "modalities": recipe.data.modalities,
+            "decoding": asdict(decoding_settings(recipe)),
+        },
+        licence=recipe.output.licence,
+        command=f"pipeline run --stage train --config {recipe.source}",
+    )
+    return LoCo(**architecture), card
+
+
+def train_settings(recipe: Recipe) -> TrainSettings:
+    """The recipe's arguments of the training loop."""
+    optim, shown = recipe.optim, recipe.train
+    return TrainSettings(
+        lr=optim.lr,
+        min_lr=optim.min_lr,
+        weight_decay=optim.weight_decay,
+        epochs=optim.epochs,
+        warmup_epochs=optim.warmup_epochs,
+        batch_size=shown.batch_size,
+        drop_last=shown.drop_last,
+        clip=optim.clip,
+        ema=optim.ema,
+        seed=shown.seed,
+        crop=(shown.crop[0], shown.crop[1]),
+        keep=shown.keep,
+        max_seq_len=recipe.model.max_seq_len,
+        validate_every=shown.validate_every,
+    )
+
+
+def decoding_settings(recipe: Recipe) -> DecodingSettings:
+    """The recipe's arguments of decoding."""
+    infer = recipe.infer
+    return DecodingSettings(
+        min_score=infer.min_score,
+        per_level=infer.per_level,
+        min_length=infer.min_length,
+        sigma=infer.sigma,
+        max_per_class=infer.max_per_class,
+        max_total=infer.max_total,
+        chunk=infer.chunk,
+        overlap=infer.overlap,
+    )
