@@ -202,7 +202,9 @@ class ShardIndex:
                     for id, plain in found.plain.items()
                 ],
             )
-        connection.execute("INSERT INTO shards VALUES (?, ?, ?)", (name, size, damage))
+        # Another process may have replaced the index since `known` was read from it: the copy can
+        # hold the shard already.
+        connection.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", (name, size, damage))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

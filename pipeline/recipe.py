@@ -18,6 +18,12 @@ RESIDUALS = ("query", "kv")
 CORRESPONDENCES = ("learnable", "fixed", "softened", "diagonal", "none")
 TARGETS = ("raw", "normalised")
 INTERVALS = ("giou", "diou")
+POSITIONS = ("continued", "stretched")
+BANDS = ("half", "full", "window")
+ADAPTATIONS = ("kv", "separate", "query")
+DECODER_ATTENTIONS = ("local", "global")
+DIRECTIONS = ("mean", "sum")
+SCOPES = ("video", "batch")
 READERS = ("auto", "decord", "ffmpeg")
 
 
@@ -135,12 +141,17 @@ class ModelConfig:
         decoder_blocks: Light blocks after the reduction.
         drop_path: Probability of stochastic depth.
         max_seq_len: Longest sequence in training, and length of the position table, in steps.
+        positions: Beyond ``max_seq_len``: ``continued`` or ``stretched``.
+        embedding_layers: Convolutions of the embedding.
+        band: Reach of local attention: ``half``, ``full`` or ``window``.
+        adaptation: What chooses dynamic windows: ``kv``, ``separate`` or ``query``.
+        decoder_attention: ``local`` or ``global``.
     """
 
     channels: int = _at_least(512, 2)
     heads: int = _at_least(4, 1)
     unimodal_blocks: int = _at_least(2, 0)
-    levels: int = _between(6, 1, 6)
+    levels: int = _between(6, 1, 12)
     window: int = _at_least(8, 2)
     fusion: str = _choice("dynamic", FUSIONS)
     residual: str = _choice("query", RESIDUALS)
@@ -148,6 +159,11 @@ class ModelConfig:
     decoder_blocks: int = _at_least(1, 0)
     drop_path: float = _below(0.1, 0, 1)
     max_seq_len: int = _at_least(256, 8)
+    positions: str = _choice("continued", POSITIONS)
+    embedding_layers: int = _at_least(2, 1)
+    band: str = _choice("half", BANDS)
+    adaptation: str = _choice("kv", ADAPTATIONS)
+    decoder_attention: str = _choice("local", DECODER_ATTENTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +177,11 @@ class LossConfig:
         sigma: Initial deviation of LCC, steps.
         interval: ``giou`` or ``diou``.
         normaliser: Initial count of positive points.
+        correspondence_directions: ``mean`` or ``sum`` of LCC's two directions.
+        softened_scope: Where ``softened`` spreads its mass: ``video`` or ``batch``.
+        smoothing: Mass that ``softened`` takes from the diagonal.
+        temperature: Initial temperature of LCC.
+        force_nearest: Train on events that lie between all points, too.
     """
 
     correspondence: str = _choice("learnable", CORRESPONDENCES)
@@ -169,6 +190,11 @@ class LossConfig:
     sigma: float = _positive(1.0)
     interval: str = _choice("giou", INTERVALS)
     normaliser: float = _positive(250.0)
+    correspondence_directions: str = _choice("mean", DIRECTIONS)
+    softened_scope: str = _choice("video", SCOPES)
+    smoothing: float = _below(0.1, 0, 1)
+    temperature: float = _between(0.07, 0.001, 0.5)
+    force_nearest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

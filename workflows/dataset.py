@@ -19,8 +19,8 @@ from extractors.features import Features
 from extractors.shapes import row_bytes
 from extractors.store import FeatureStore
 from extractors.windows import WindowGrid
-from model.assignment import assign
-from model.points import RANGES, make_points
+from model.assignment import matches
+from model.points import make_points
 from pipeline.core.errors import StoreError
 from workflows.annotations import BadRows, VideoLabels, refuse_rows
 from workflows.matching import list_some, match_ids
@@ -169,6 +169,11 @@ class SplitDataset:
         """Where the steps lie."""
         return self._store.spec.grid
 
+    @property
+    def stored_ids(self) -> list[str]:
+        """Names of the videos in the store."""
+        return [self._stored[id] for id in self.ids]
+
     def describe_missing(self) -> str:
         """One sentence about annotated videos without features; empty where there are none."""
         if not self.missing:
@@ -178,13 +183,13 @@ class SplitDataset:
         return f"{len(self.missing)} of {total} annotated videos have no features: {names}"
 
     def crops(self, max_steps: int) -> list[str]:
-        """Ids as one epoch shows them: a video of n times ``max_steps`` is shown n times."""
-        return [id for id in self.ids for _ in range(max(1, -(-self._steps[id] // max_steps)))]
+        """Ids as one epoch shows them: a video n times as long as ``max_steps`` comes n times."""
+        return [id for id in self.ids for _ in range(max(1, self._steps[id] // max_steps))]
 
     def unreachable(self, levels: int) -> int:
         """Number of events for which no point of a pyramid answers: too short between points.
 
-        Counted on whole videos; see `model.assignment.assign`.
+        Counted on whole videos; see `model.assignment.matches`.
         """
         return sum(_unreachable(self._segments(id), self._steps[id], levels) for id in self.ids)
 
@@ -297,12 +302,8 @@ def _remains(segments: Tensor, start: int, length: int, keep: float) -> tuple[Te
 
 
 def _unreachable(segments: Tensor, steps: int, levels: int) -> int:
-    lengths = [-(-steps // 2**level) for level in range(levels)]
-    ranges = (*RANGES[: levels - 1], (RANGES[levels - 1][0], 10_000.0))
-    points = make_points(lengths, ranges=ranges)
-    one_class_each = torch.arange(len(segments))
-    target, _ = assign(points, segments, one_class_each, classes=len(segments))
-    return int((target.sum(0) == 0).sum())
+    points = make_points([-(-steps // 2**level) for level in range(levels)])
+    return int((~matches(points, segments).any(0)).sum())
 
 
 def collate(samples: Sequence[Sample], *, steps: int | None = None) -> Batch:

@@ -223,7 +223,7 @@ def _run(
         return rows
     results = run_tasks(extract_one, jobs, scheduler=scheduler, workers=workers)
     with (
-        _terminated_as_interrupted(),
+        _interruptible() as asked,
         Progress(len(jobs), what="extracting") as bar,
         contextlib.closing(results),
     ):
@@ -232,6 +232,8 @@ def _run(
                 rows.append(_row(result, store))
                 bad = sum(row.outcome in ("failed", "quarantined") for row in rows)
                 bar.advance(f"{bad} failed" if bad else "")
+                if asked.is_set():
+                    raise KeyboardInterrupt
         finally:
             if len(rows) < len(jobs):
                 _note_interrupted(jobs, store)
@@ -279,20 +281,35 @@ def _note_interrupted(jobs: Sequence[ExtractJob], store: FeatureStore) -> None:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat a polite kill (a cluster's scheduler, a shutdown) like Ctrl-C: end in good order."""
+def _interruptible() -> Iterator[threading.Event]:
+    """Treat a polite kill (a cluster's scheduler, a shutdown) like Ctrl-C: end in good order.
+
+    Yields:
+        Set once either came. An exception raised by a signal can get lost where it lands in a
+        library's callback; whoever looks at the event ends all the same.
+    """
+    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
 
     def interrupt(number: int, frame: Any) -> None:
+        asked.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    defaults = (signal.default_int_handler, signal.SIG_DFL)  # others have plans of their own
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(number)) in defaults
+    }
+    for number in before:
+        signal.signal(number, interrupt)
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _in_order(rows: Sequence[ExtractRow], items: Sequence[MediaItem]) -> list[ExtractRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +21,7 @@ from model.checkpoint import Card, load_checkpoint
 from model.loco import LoCo
 from pipeline.config import dump_recipe
 from pipeline.core.atomic import write_json, write_text
-from pipeline.core.errors import ConfigError, MediaError
+from pipeline.core.errors import CheckpointError, ConfigError, MediaError
 from pipeline.core.events import Detections
 from pipeline.formats import format_writer, write_folder
 from pipeline.recipe import Recipe
@@ -132,18 +132,18 @@ def _extract(recipe: Recipe, *, device: str) -> StageRow:
 
 def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     labels, store = _inputs(recipe)
+    data = _split(recipe, labels, store, recipe.data.train)
+    checks = None
+    if recipe.data.validation:
+        checks = _split(recipe, labels, store, recipe.data.validation)
+    ids = data.stored_ids + (checks.stored_ids if checks else [])
     sections = ("data", "model", "loss", "optim", "train", "infer")
-    mark = _fingerprint(recipe, store, sections)
+    mark = _fingerprint(recipe, store, ids, sections)
     if _is_unchanged(recipe, "train", mark, "best.safetensors"):
         return StageRow("train", "unchanged")
     chosen = select_device(device)
-    data = _split(recipe, labels, store, recipe.data.train)
     model, card = build_model(recipe, labels, store)
-    validate = None
-    if recipe.data.validation:
-        validate = _validator(
-            recipe, _split(recipe, labels, store, recipe.data.validation), card, chosen
-        )
+    validate = _validator(recipe, checks, card, chosen) if checks else None
     _say(_training_set(recipe, data))
     state = train(
         model,
@@ -154,7 +154,7 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
         validate=validate,
         device=chosen,
         resume=resume,
-        inputs=_fingerprint(recipe, store, ("data", "model", "loss")),
+        inputs=_fingerprint(recipe, store, ids, ("data", "model", "loss")),
         report=_say,
     )
     _remember(recipe, "train", mark)
@@ -180,18 +180,15 @@ def _training_set(recipe: Recipe, data: SplitDataset) -> str:
 
 def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
     labels, store = _inputs(recipe)
-    path = recipe.output.folder / "best.safetensors"
-    mark = _fingerprint(recipe, store, ("data", "eval", "infer"), path)
+    path = _trained(recipe)
+    data = _split(recipe, labels, store, recipe.data.test)
+    mark = _fingerprint(recipe, store, data.stored_ids, ("data", "eval", "infer"), path)
     if _is_unchanged(recipe, "eval", mark, "metrics.json", "predictions.json"):
         return StageRow("eval", "unchanged")
     chosen = select_device(device)
     model, card = load_checkpoint(path)
     predict = Predictor(model.to(chosen), card, device=chosen, settings=decoding_settings(recipe))
-    report, predictions = evaluate_split(
-        _split(recipe, labels, store, recipe.data.test),
-        predict,
-        tiou=recipe.eval.tiou,
-    )
+    report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou)
     write_json(recipe.output.folder / "metrics.json", report.to_json())
     write_json(recipe.output.folder / "predictions.json", results_json(predictions), indent=None)
     _remember(recipe, "eval", mark)
@@ -202,7 +199,7 @@ def _detect(recipe: Recipe, *, device: str) -> StageRow:
     if not recipe.detect.inputs:
         return StageRow("detect", "left out", "the recipe names no detect.inputs")
     items = find_media(recipe.detect.inputs)
-    path = recipe.output.folder / "best.safetensors"
+    path = _trained(recipe)
     mark = _hash(
         recipe.to_json()["detect"], _file_hash(path), [_media_mark(item) for item in items]
     )
@@ -226,6 +223,16 @@ def _detect(recipe: Recipe, *, device: str) -> StageRow:
     lines = [f"{len(found)} videos, {sum(len(entry.events) for entry in found)} events"]
     lines += [f"failed: {reason}" for reason in failures] + [str(path) for path in written]
     return StageRow("detect", "done", "\n".join(lines), len(failures))
+
+
+def _trained(recipe: Recipe) -> Path:
+    """The checkpoint that the train stage leaves."""
+    path = recipe.output.folder / "best.safetensors"
+    if not path.exists():
+        raise CheckpointError(
+            f"there is no trained model at {path}", hint="run the train stage first"
+        )
+    return path
 
 
 def _detect_one(recipe: Recipe, detector: LocoDetector, item: MediaItem) -> Detections:
@@ -284,11 +291,15 @@ def _say(line: str) -> None:
 
 
 def _fingerprint(
-    recipe: Recipe, store: FeatureStore, sections: tuple[str, ...], *files: Path
+    recipe: Recipe,
+    store: FeatureStore,
+    ids: Sequence[str],
+    sections: Sequence[str],
+    *files: Path,
 ) -> str:
     """Hash of all that a stage reads: sections of the recipe, labels, features, files."""
     tree = recipe.to_json()
-    features = [f"{id} {store.record(id).sha256}" for id in store.ids()]
+    features = [f"{id} {store.record(id).sha256}" for id in sorted(ids)]
     hashes = [_file_hash(path) for path in (recipe.data.annotations, *files)]
     return _hash({name: tree[name] for name in sections}, features, hashes)
 

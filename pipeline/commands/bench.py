@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory = kinds.add_parser("memory", help="peak memory of a short and of a long file")
     memory.add_argument("--short", type=float, default=120.0, metavar="SECONDS")
     memory.add_argument("--long", type=float, default=7200.0, metavar="SECONDS")
-    memory.add_argument("--backbone", default="lite")
+    memory.add_argument("--backbone", default="lite", help="none measures everything but the nets")
+    memory.add_argument("--reader", default="auto", choices=("auto", "decord", "ffmpeg"))
     sounds = kinds.add_parser("sounds", help="recognition of real sounds")
     sounds.add_argument("folder", type=Path, help="one subfolder of sound files per ESC-10 class")
     agreement = kinds.add_parser("agreement", help="calibration of the agreement detector")
@@ -62,7 +63,9 @@ def _speed(args: argparse.Namespace) -> int:
 def _memory(args: argparse.Namespace) -> int:
     from workflows.memory import measure_memory
 
-    report = measure_memory(short=args.short, long=args.long, backbone=args.backbone)
+    report = measure_memory(
+        short=args.short, long=args.long, backbone=args.backbone, reader=args.reader
+    )
     print(report.format_table())
     return 0
 

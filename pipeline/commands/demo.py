@@ -8,6 +8,7 @@ long video. Only what is seen and heard at once is an event.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -15,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--quick", action="store_true", help="a few films, two epochs: shows it works, no result"
+    )
     parser.add_argument("--device", default="auto")
 
 
@@ -22,6 +26,12 @@ def execute(args: argparse.Namespace) -> int:
     """Run the demo and print its table."""
     from workflows.demo import run_demo
 
-    report = run_demo(args.out, seed=args.seed, device=args.device)
+    report = run_demo(
+        args.out,
+        seed=args.seed,
+        device=args.device,
+        quick=args.quick,
+        report=lambda part: print(f"demo: {part}", file=sys.stderr, flush=True),
+    )
     print(report.format_table())
     return 0

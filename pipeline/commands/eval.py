@@ -15,6 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", required=True, type=Path, help="results file to score")
     parser.add_argument("--annotations", required=True, type=Path, help="the ground truth")
     parser.add_argument("--subset", default="test", help="split to score (default: test)")
+    parser.add_argument(
+        "--other-videos",
+        default="wrong",
+        choices=("wrong", "drop"),
+        help="predictions for videos outside the split: false alarms, as in public evaluators "
+        "(default), or left out",
+    )
     parser.add_argument("--per-class", action="store_true", help="also show every class")
     parser.add_argument("--json", action="store_true", help="the scores as JSON")
 
@@ -23,7 +30,9 @@ def execute(args: argparse.Namespace) -> int:
     """Print the scores."""
     from workflows.evaluate import evaluate_file
 
-    report = evaluate_file(args.predictions, args.annotations, subset=args.subset)
+    report = evaluate_file(
+        args.predictions, args.annotations, subset=args.subset, other_videos=args.other_videos
+    )
     if args.json:
         print(json.dumps(report.to_json(), indent=2))
     else:

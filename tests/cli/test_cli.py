@@ -79,7 +79,7 @@ def test_an_empty_file_and_a_text_file_fail_without_harming_their_neighbour(
     (folder / "text.mp4").write_text("this is not a video")
     (folder / "good.mp4").write_bytes(clip.read_bytes())
     assert main(["extract", str(folder), "--out", str(tmp_path / "feats"), "--json"]) == 1
-    rows = {row["id"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    rows = {row["id"]: row for row in json.loads(capsys.readouterr().out)["videos"]}
     assert rows["good.mp4"]["outcome"] == "done"
     assert rows["empty.mp4"]["outcome"] == rows["text.mp4"]["outcome"] == "failed"
     assert all(rows[name]["reason"] for name in ("empty.mp4", "text.mp4"))

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from model.correspondence import VARIANTS
+from model import attention, correspondence, embedding, heads, losses, mixing, perception, pyramid
 from model.decoding import DecodingSettings
 from model.loco import LoCo
-from model.pyramid import FUSIONS as MODEL_FUSIONS
+from pipeline import recipe
 from pipeline.config import dump_recipe, load_recipe
 from pipeline.core.errors import ConfigError
-from pipeline.recipe import CORRESPONDENCES, FUSIONS, InferConfig, LossConfig, ModelConfig
+from pipeline.recipe import InferConfig, LossConfig, ModelConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "workflows" / "recipes").glob("*.yaml"))
 GOOD = "data:\n  annotations: labels.json\n  features: store\noutput:\n  folder: run\n"
@@ -34,21 +34,21 @@ def problems(folder: Path, text: str, *overrides: str) -> str:
 
 
 def test_what_is_left_out_has_its_default_and_paths_start_at_the_recipe(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, GOOD))
-    assert recipe.data.annotations == tmp_path / "labels.json"
-    assert recipe.output.folder == tmp_path / "run"
-    assert (recipe.model.fusion, recipe.optim.lr) == ("dynamic", 1e-4)
+    loaded = load_recipe(write(tmp_path, GOOD))
+    assert loaded.data.annotations == tmp_path / "labels.json"
+    assert loaded.output.folder == tmp_path / "run"
+    assert (loaded.model.fusion, loaded.optim.lr) == ("dynamic", 1e-4)
 
 
 def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
     text = (
         GOOD
-        + "model:\n  chanels: 64\n  levels: 9\n  fusion: dynamik\noptim:\n  lr: fast\nmodle: {}\n"
+        + "model:\n  chanels: 64\n  levels: 99\n  fusion: dynamik\noptim:\n  lr: fast\nmodle: {}\n"
     )
     said = problems(tmp_path, text)
     assert "has 5 problems" in said
     assert "line 7: model.chanels: unknown key; did you mean 'channels'?" in said
-    assert "line 8: model.levels: 9 must be in [1, 6]" in said
+    assert "line 8: model.levels: 99 must be in [1, 12]" in said
     assert "line 9: model.fusion: 'dynamik' is not one of" in said
     assert "did you mean 'dynamic'?" in said
     assert "line 11: optim.lr: 'fast' is not a number" in said
@@ -83,9 +83,9 @@ def test_a_recipe_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, GOOD + "optim:\n  lr: 1e-3\n  clip: 2\n"))
-    assert recipe.optim.lr == 1e-3  # YAML 1.1 itself reads text there
-    assert recipe.optim.clip == 2.0
+    loaded = load_recipe(write(tmp_path, GOOD + "optim:\n  lr: 1e-3\n  clip: 2\n"))
+    assert loaded.optim.lr == 1e-3  # YAML 1.1 itself reads text there
+    assert loaded.optim.clip == 2.0
 
 
 def test_overrides_win_and_their_paths_start_at_the_current_folder(
@@ -94,14 +94,14 @@ def test_overrides_win_and_their_paths_start_at_the_current_folder(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    recipe = load_recipe(
+    loaded = load_recipe(
         write(tmp_path, GOOD),
         overrides=["optim.lr=3e-4", "data.features=mine", "eval.tiou=[0.5, 0.7]"],
     )
-    assert recipe.optim.lr == 3e-4
-    assert recipe.data.features == elsewhere / "mine"
-    assert recipe.data.annotations == tmp_path / "labels.json"
-    assert recipe.eval.tiou == (0.5, 0.7)
+    assert loaded.optim.lr == 3e-4
+    assert loaded.data.features == elsewhere / "mine"
+    assert loaded.data.annotations == tmp_path / "labels.json"
+    assert loaded.eval.tiou == (0.5, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_a_wrong_override_is_named_as_it_was_typed(
 
 
 def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
-    recipe = load_recipe(
+    loaded = load_recipe(
         write(tmp_path, GOOD), overrides=["model.window=16", "detect.inputs=a.mp4"]
     )
     again = tmp_path / "again"
     again.mkdir()
-    assert load_recipe(write(again, dump_recipe(recipe))) == recipe
+    assert load_recipe(write(again, dump_recipe(loaded))) == loaded
 
 
 def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
@@ -135,8 +135,20 @@ def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
     assert {item.name for item in fields(InferConfig)} == {
         item.name for item in fields(DecodingSettings)
     }
-    assert FUSIONS == MODEL_FUSIONS
-    assert set(CORRESPONDENCES) == {*VARIANTS, "none"}
+    assert set(recipe.CORRESPONDENCES) == {*correspondence.VARIANTS, "none"}
+    for ours, theirs in (
+        (recipe.FUSIONS, pyramid.FUSIONS),
+        (recipe.RESIDUALS, attention.RESIDUALS),
+        (recipe.TARGETS, correspondence.TARGETS),
+        (recipe.DIRECTIONS, correspondence.DIRECTIONS),
+        (recipe.SCOPES, correspondence.SCOPES),
+        (recipe.INTERVALS, losses.INTERVALS),
+        (recipe.POSITIONS, embedding.POSITIONS),
+        (recipe.BANDS, mixing.BANDS),
+        (recipe.ADAPTATIONS, perception.ADAPTATIONS),
+        (recipe.DECODER_ATTENTIONS, heads.ATTENTIONS),
+    ):
+        assert set(ours) == set(theirs)
 
 
 def test_defaults_of_recipe_and_network_are_the_same() -> None:

@@ -103,7 +103,7 @@ def test_events_between_the_points_are_counted(tmp_path: Path) -> None:
 
 def test_a_long_video_is_shown_as_often_as_it_is_long(tmp_path: Path) -> None:
     data = one_video(tmp_path, (1.0, 2.0), steps=130)
-    assert data.crops(64) == ["clip"] * 3
+    assert data.crops(64) == ["clip"] * 2
     assert data.crops(130) == ["clip"]
 
 
