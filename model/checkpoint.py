@@ -1,4 +1,8 @@
-"""Checkpoints: a safetensors file of weights and a JSON card that says what they are."""
+"""Checkpoints: one safetensors file of weights, and a JSON card that says what they are.
+
+The card travels twice: in the header of the weights file, so that weights never lack theirs even
+when a writer is killed between two files, and beside it as JSON for people and other programs.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.build import build_loco
 from model.loco import LoCo
 from pipeline.core.atomic import atomic_path, write_json
-from pipeline.core.errors import CheckpointError
+from pipeline.core.errors import CheckpointError, ConfigError
 
 FORMAT = 1
+BINDING = ("architecture", "classes", "digest")  # what both copies of a card must agree on
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Card:
     Attributes:
         architecture: Arguments of `LoCo`.
         classes: Names of the K classes in order.
-        backbone: Description of the backbone whose features it was trained on.
+        backbone: Description of the backbone whose features it was trained on, its grid included.
         digest: That backbone's digest.
         metrics: Measured on validation, by name.
         data: Annotation file, splits and counts.
@@ -46,57 +52,99 @@ class Card:
 
 
 def card_path(path: Path) -> Path:
-    """The card that belongs to a weights file."""
+    """The card beside a weights file."""
     return path.with_suffix(".json")
 
 
 def save_checkpoint(path: Path, state: dict[str, Tensor], card: Card) -> None:
-    """Write card and weights, each atomically; the weights last, so that they never lack a card."""
-    write_json(card_path(path), asdict(card))
+    """Write weights with their card inside, then the card beside them, each atomically.
+
+    Args:
+        path: The ``.safetensors`` file.
+        state: Of `LoCo`, buffers included: the running normaliser is one.
+        card: What it is.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    text = json.dumps(asdict(card), allow_nan=False)
     with atomic_path(path) as temporary:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary
-        )
+        save_file(tensors, temporary, metadata={"card": text})
+    write_json(card_path(path), asdict(card))
 
 
 def load_checkpoint(path: Path) -> tuple[LoCo, Card]:
     """A model in eval mode on the CPU, and its card.
 
     Raises:
-        CheckpointError: A file is missing or damaged, or weights and card do not fit each other.
+        CheckpointError: The file is missing or damaged, or weights and card do not fit each other.
     """
     card = read_card(path)
     try:
-        model = LoCo(**card.architecture)
+        model = build_loco(**card.architecture)
         model.load_state_dict(load_file(path))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {path} does not exist") from error
     except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    except (RuntimeError, ConfigError) as error:
+        reason = str(error).splitlines()
         raise CheckpointError(
-            f"checkpoint {path} is damaged: {error}", hint="copy it again or train again"
+            f"checkpoint {path} does not fit its card: {' '.join(reason[:2])}",
+            hint="it was made by another version of this program, or by another one",
         ) from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"checkpoint {path} does not fit its card: {reason}") from error
     return model.eval(), card
 
 
 def read_card(path: Path) -> Card:
-    """The card beside a weights file.
+    """The card of a checkpoint, without loading its weights.
 
     Raises:
-        CheckpointError: It is missing or no card.
+        CheckpointError: The file is missing, damaged, or not a checkpoint of this program; or the
+            card beside it is of another checkpoint.
     """
-    place = card_path(path)
-    try:
-        value = json.loads(place.read_text(encoding="utf-8"))
-        card = Card(**{**value, "classes": tuple(value["classes"])})
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise CheckpointError(
-            f"{place} does not exist", hint="a checkpoint is a .safetensors and a .json file"
-        ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{place} is not the card of a checkpoint: {error}") from error
-    if card.format != FORMAT:
-        raise CheckpointError(f"{place} has format {card.format}, this version reads {FORMAT}")
+            f"checkpoint {path} does not exist", hint="give the path of a .safetensors file"
+        )
+    try:
+        with safe_open(path, framework="pt") as weights:
+            text = (weights.metadata() or {}).get("card")
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    if text is None:
+        raise CheckpointError(f"{path} holds weights, but not of this program: it has no card")
+    card = _parse(text, path)
+    beside = card_path(path)
+    if beside.exists():
+        other = _parse(beside.read_text(encoding="utf-8"), beside)
+        for name in BINDING:
+            if getattr(other, name) != getattr(card, name):
+                raise CheckpointError(
+                    f"{beside} and {path} disagree on {name}: they are of two checkpoints",
+                    hint=f"delete {beside}, the weights carry a card of their own",
+                )
     return card
+
+
+def _parse(text: str, source: Path) -> Card:
+    try:
+        value = json.loads(text)
+        card = Card(**{**value, "classes": tuple(value["classes"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{source} does not hold the card of a checkpoint: {error}"
+        ) from error
+    if card.format != FORMAT:
+        raise CheckpointError(
+            f"{source} has a card of format {card.format}, this version reads {FORMAT}",
+            hint="update the program",
+        )
+    if len(card.classes) != card.architecture.get("classes"):
+        raise CheckpointError(
+            f"{source} names {len(card.classes)} classes for a network of "
+            f"{card.architecture.get('classes')}"
+        )
+    return card
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path} is damaged: {error}", hint="copy it again or train again"
+    )

@@ -1,6 +1,6 @@
 """Local correspondence (LCC): picture and sound of one moment, and of near ones, belong together.
 
-Shapes: B videos, T steps, N valid steps of the batch, C channels.
+Shapes: B videos, T steps, N valid steps of the batch, C channels, E = C / 2.
 """
 
 from __future__ import annotations
@@ -10,8 +10,16 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.layers import zero_biases
 
 VARIANTS = ("diagonal", "softened", "fixed", "learnable")
+TARGETS = ("raw", "normalised")
+SCOPES = ("video", "batch")
+DIRECTIONS = ("mean", "sum")
+LEAST_SIGMA = 0.3  # steps; below it the Gaussian falls between the steps
+TEMPERATURES = (0.001, 0.5)  # ALBEF's limits
 
 
 class Correspondence(nn.Module):
@@ -21,13 +29,24 @@ class Correspondence(nn.Module):
     |i - j| / sqrt(2); pairs of different videos have target 0. Padded steps enter neither rows
     nor columns.
 
+    As the targets are nonzero within a video only, the cross-entropy
+    sum_j y_ij (lse_i - l_ij) needs all N × N logits for the log-sum-exp alone, and that is taken in
+    blocks whose logits are made again for the gradient.
+
     Args:
         channels: C of the streams.
-        variant: One of `VARIANTS`.
+        variant: ``diagonal`` one-hot, ``softened`` label smoothing, ``fixed`` or ``learnable``
+            deviation of the Gaussian.
         sigma: Initial deviation in steps.
-        targets: ``raw`` or ``normalised`` (rows that sum to 1).
-        smoothing: Mass that ``softened`` spreads over the other steps of the video.
-        temperature: Initial temperature; clamped to [0.001, 0.5] (ALBEF).
+        max_steps: Longest video; the deviation stays within [0.3, max_steps / 8].
+        targets: ``raw`` or ``normalised`` (rows that sum to 1). Raw rows sum to about sqrt(2), less
+            at the ends of a video.
+        smoothing: Mass that ``softened`` takes from the diagonal.
+        scope: Where ``softened`` spreads it: over the other steps of the ``video`` or of the
+            whole ``batch``.
+        directions: ``mean`` or ``sum`` of picture to sound and sound to picture.
+        temperature: Initial temperature; clamped to [0.001, 0.5].
+        block: Rows of logits that exist at once.
     """
 
     def __init__(
@@ -36,50 +55,117 @@ class Correspondence(nn.Module):
         *,
         variant: str = "learnable",
         sigma: float = 1.0,
+        max_steps: int = 256,
         targets: str = "raw",
         smoothing: float = 0.1,
+        scope: str = "video",
+        directions: str = "mean",
         temperature: float = 0.07,
+        block: int = 4096,
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(f"unknown variant {variant!r}: use one of {VARIANTS}")
-        self.variant, self.targets, self.smoothing = variant, targets, smoothing
-        self.project = nn.ModuleDict(
-            {
-                "vision": nn.Linear(channels, channels // 2),
-                "audio": nn.Linear(channels, channels // 2),
-            }
+        for value, known in (
+            (variant, VARIANTS),
+            (targets, TARGETS),
+            (scope, SCOPES),
+            (directions, DIRECTIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown choice {value!r} for LCC: use one of {known}")
+        self.variant, self.targets = variant, targets
+        self.smoothing, self.scope = smoothing, scope
+        self.directions, self.block = directions, block
+        self.log_sigma_limits = (
+            math.log(LEAST_SIGMA),
+            math.log(max(LEAST_SIGMA, max_steps / 8)),
         )
+        self.project = nn.ModuleDict(
+            {name: nn.Linear(channels, channels // 2) for name in ("vision", "audio")}
+        )
+        zero_biases(self.project)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)), variant == "learnable")
         self.temperature = nn.Parameter(torch.tensor(temperature))
 
-    def sigma(self, steps: int) -> Tensor:
-        """Deviation in steps, clamped to [0.3, T / 8]."""
-        return self.log_sigma.exp().clamp(0.3, max(0.3, steps / 8))
+    def sigma(self) -> Tensor:
+        """Deviation in steps."""
+        return self.log_sigma.clamp(*self.log_sigma_limits).exp()
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
+        """Move the parameters themselves: a clamp in the graph would hold them at the limit."""
+        self.log_sigma.clamp_(*self.log_sigma_limits)
+        self.temperature.clamp_(*TEMPERATURES)
 
     def forward(self, vision: Tensor, audio: Tensor, mask: Tensor) -> Tensor:
         """(B, C, T) streams and the (B, T) mask of steps that both have; a scalar loss."""
-        if not mask.any():
-            return vision.sum() * 0
-        video, step = mask.nonzero(as_tuple=True)
-        v = F.normalize(self.project["vision"](vision.transpose(1, 2)[mask]), dim=-1)
-        a = F.normalize(self.project["audio"](audio.transpose(1, 2)[mask]), dim=-1)
-        logits = v @ a.T / self.temperature.clamp(0.001, 0.5)
-        target = self._targets(video, step, mask.shape[1])
-        forward = -(target * logits.log_softmax(1)).sum(1).mean()
-        backward = -(target.T * logits.T.log_softmax(1)).sum(1).mean()
-        return (forward + backward) / 2
+        if self.training:
+            self._clamp()
+        count = mask.sum()
+        if not count:
+            return (vision.sum() + audio.sum()) * 0.0
+        v = F.normalize(self.project["vision"](vision.transpose(1, 2)).float(), dim=-1)
+        a = F.normalize(self.project["audio"](audio.transpose(1, 2)).float(), dim=-1)
+        v, a = v * mask[..., None], a * mask[..., None]
+        with torch.autocast(v.device.type, enabled=False):
+            inside = v @ a.transpose(1, 2) / self.temperature  # (B, T, T)
+            # Distance is symmetric: row i has the same targets in both directions.
+            target, mass = self._targets(mask)
+            to_sound = self._direction(v, a, (target * inside).sum(2), mass, mask)
+            attracted = (target * inside.transpose(1, 2)).sum(2)
+            to_picture = self._direction(a, v, attracted, mass, mask)
+        total = to_sound + to_picture
+        return total / 2 if self.directions == "mean" else total
 
-    def _targets(self, video: Tensor, step: Tensor, steps: int) -> Tensor:
-        same = video[:, None] == video[None]
+    def _direction(
+        self, rows: Tensor, columns: Tensor, attracted: Tensor, mass: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Mean cross-entropy of the rows (B, T, E) against all valid columns of the batch.
+
+        ``attracted`` (B, T) is the targets' sum of a row's logits, ``mass`` (N,) that of its
+        targets.
+        """
+        attracted = attracted[mask]
+        flat_rows, flat_columns = rows[mask], columns[mask]
+        if self.variant == "softened" and self.scope == "batch":
+            share = self.smoothing / max(1, len(flat_rows) - 1)
+            attracted = attracted + share * (flat_rows @ flat_columns.sum(0)) / self.temperature
+        normaliser = torch.cat(
+            [
+                checkpoint(_log_sum, part, flat_columns, self.temperature, use_reentrant=False)
+                for part in flat_rows.split(self.block)
+            ]
+        )
+        return (mass * normaliser - attracted).mean()
+
+    def _targets(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets within each video (B, T, T), and the mass of each valid row (N,)."""
+        pair = mask[:, :, None] & mask[:, None, :]
+        eye = torch.eye(mask.shape[1], device=mask.device)
         if self.variant == "diagonal":
-            return torch.eye(len(step), device=step.device)
-        if self.variant == "softened":
-            others = (same.sum(1, keepdim=True) - 1).clamp(min=1)
-            target = same * (self.smoothing / others)
-            return target.fill_diagonal_(1 - self.smoothing)
-        sigma = self.sigma(steps)
-        distance = (step[:, None] - step[None]).abs() / math.sqrt(2)
-        target = torch.exp(-(distance**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
-        target = target * same
-        return target / target.sum(1, keepdim=True) if self.targets == "normalised" else target
+            target = eye * pair
+        elif self.variant == "softened":
+            target = self._softened(eye, pair, mask)
+        else:
+            place = torch.arange(mask.shape[1], device=mask.device)
+            distance = (place[:, None] - place).abs() / math.sqrt(2)
+            sigma = self.sigma()
+            gauss = torch.exp(-(distance**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
+            target = gauss * pair
+            if self.targets == "normalised":
+                target = target / target.sum(2, keepdim=True).clamp(min=1e-12)
+        mass = target.sum(2)[mask]
+        if self.variant == "softened" and self.scope == "batch":
+            mass = torch.ones_like(mass)
+        return target, mass
+
+    def _softened(self, eye: Tensor, pair: Tensor, mask: Tensor) -> Tensor:
+        if self.scope == "batch":  # what every pair gets is added where the whole batch is seen
+            share = self.smoothing / max(1, int(mask.sum()) - 1)
+            return eye * pair * (1 - self.smoothing - share)
+        others = (mask.sum(1) - 1).clamp(min=1)[:, None, None]
+        return pair * torch.where(eye > 0, 1 - self.smoothing, self.smoothing / others)
+
+
+def _log_sum(rows: Tensor, columns: Tensor, temperature: Tensor) -> Tensor:
+    """Log-sum-exp over the logits of each row; (N', E) and (N, E) in, (N',) out."""
+    return (rows @ columns.T / temperature).logsumexp(1)

@@ -5,6 +5,7 @@ Shapes: T steps, P points, K classes, M detections.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,17 +32,18 @@ class Detected:
 
 @dataclass(frozen=True, slots=True)
 class DecodingSettings:
-    """UnAV's values of inference.
+    """How points become detections; the values are UnAV's, the last two ours.
 
     Attributes:
         min_score: Probability that a point must pass before suppression, and after it.
         per_level: Candidates kept on each level.
         min_length: Steps below which an interval is dropped.
         sigma: Of Soft-NMS.
-        max_per_class: Detections kept of a class.
-        max_total: Detections kept of a video.
+        max_per_class: Detections kept of a class; a video in several pieces may have that many for
+            each piece.
+        max_total: Detections kept of a video, likewise.
         chunk: Steps that are looked at at once; longer videos slide.
-        overlap: Steps that neighbouring pieces share.
+        overlap: Steps that neighbouring pieces share. An event that is longer may be cut.
     """
 
     min_score: float = 0.001
@@ -53,38 +55,45 @@ class DecodingSettings:
     chunk: int = 2304
     overlap: int = 512
 
+    def __post_init__(self) -> None:
+        if self.chunk <= 0 or not 0 <= self.overlap < self.chunk:
+            raise ValueError(
+                f"pieces of {self.chunk} steps cannot share {self.overlap}: the overlap must be "
+                "from 0 to less than the piece"
+            )
+
 
 def candidates(prediction: Prediction, video: int, settings: DecodingSettings) -> Detected:
-    """Intervals of one video of a batch before suppression."""
-    scores = prediction.logits[video].sigmoid() * prediction.mask[video][:, None]
-    found = []
-    first = 0
+    """Intervals of one video of a batch before suppression, by level and falling score."""
+    scores = prediction.logits[video].float().sigmoid() * prediction.mask[video][:, None]
+    classes = scores.shape[1]
+    found, first = [], 0
     for length in prediction.lengths:
         level = scores[first : first + length].flatten()
-        count = min(settings.per_level, len(level))
-        top, index = level.topk(count)
-        index = index[top > settings.min_score] + first * scores.shape[1]
-        found.append(index)
+        index = (level > settings.min_score).nonzero()[:, 0]
+        order = level[index].argsort(descending=True, stable=True)[: settings.per_level]
+        found.append(index[order] + first * classes)
         first += length
     index = torch.cat(found)
-    point, label = index // scores.shape[1], index % scores.shape[1]
-    reach = prediction.distances[video][point, label] * prediction.points.strides[point][:, None]
+    point, label = index // classes, index % classes
+    reach = prediction.distances[video][point, label].float()
+    reach = reach * prediction.points.strides[point][:, None]
     times = prediction.points.times[point]
     segments = torch.stack([times - reach[:, 0], times + reach[:, 1]], dim=-1)
     keep = segments[:, 1] - segments[:, 0] > settings.min_length
     return Detected(segments[keep], scores[point, label][keep], label[keep])
 
 
-def suppress(found: Detected, settings: DecodingSettings) -> Detected:
-    """Multi-class Soft-NMS."""
+def suppress(found: Detected, settings: DecodingSettings, *, pieces: int = 1) -> Detected:
+    """Multi-class Soft-NMS; the limits hold for each piece."""
     index, scores = multiclass_soft_nms(
         found.segments,
         found.scores,
         found.labels,
         sigma=settings.sigma,
         min_score=settings.min_score,
-        max_per_class=settings.max_per_class,
-        max_total=settings.max_total,
+        max_per_class=settings.max_per_class * pieces,
+        max_total=settings.max_total * pieces,
     )
     return Detected(found.segments[index], scores, found.labels[index])
 
@@ -96,6 +105,22 @@ def decode(prediction: Prediction, settings: DecodingSettings | None = None) -> 
         suppress(candidates(prediction, video, settings), settings)
         for video in range(prediction.logits.shape[0])
     ]
+
+
+def piece_starts(steps: int, settings: DecodingSettings, *, alignment: int = 1) -> list[int]:
+    """Where the pieces of a sequence start.
+
+    Args:
+        steps: Length of the sequence.
+        settings: ``chunk`` and ``overlap``.
+        alignment: Starts are multiples of it where the pieces are long enough, so that a piece's
+            levels and windows fall on those of the whole.
+    """
+    if steps <= settings.chunk:
+        return [0]
+    hop = settings.chunk - settings.overlap
+    hop -= hop % alignment if hop >= alignment else 0
+    return list(range(0, steps - (settings.chunk - hop), hop))
 
 
 @torch.inference_mode()
@@ -110,37 +135,55 @@ def detect_sequence(
 ) -> Detected:
     """Detections of one video of any length, in bounded memory.
 
-    A sequence longer than ``settings.chunk`` is cut into overlapping pieces. In an overlap each
-    piece answers for the candidates whose centre is nearer to its own middle; suppression then
-    runs once over all of them.
+    A sequence longer than ``settings.chunk`` is cut into overlapping pieces; suppression runs once
+    over the candidates of all.
 
     Args:
         model: In eval mode.
-        vision: (Cv, T).
+        vision: (Cv, T); on any device, the pieces are moved to the model's.
         audio: (Ca, T).
         vision_mask: (T,).
         audio_mask: (T,).
         settings: Of decoding.
+
+    Returns:
+        Detections on the CPU.
+
+    Raises:
+        ValueError: The sequence has no step.
     """
     settings = settings or DecodingSettings()
-    chunk, overlap = settings.chunk, settings.overlap
-    steps = vision.shape[-1]
-    starts = list(range(0, max(1, steps - overlap), chunk - overlap))
-    found = []
-    for number, start in enumerate(starts):
-        piece = slice(start, min(steps, start + chunk))
-        prediction = model(
-            vision[None, :, piece],
-            audio[None, :, piece],
-            vision_mask[None, piece],
-            audio_mask[None, piece],
-        )
+    if vision.shape[-1] == 0:
+        raise ValueError("a sequence of 0 steps holds no events")
+    starts = piece_starts(vision.shape[-1], settings, alignment=model.alignment)
+    inputs = (vision, audio, vision_mask, audio_mask)
+    found = sequence_candidates(model, inputs, starts, settings=settings)
+    return suppress(found, settings, pieces=len(starts))
+
+
+def sequence_candidates(
+    model: LoCo, inputs: Sequence[Tensor], starts: Sequence[int], *, settings: DecodingSettings
+) -> Detected:
+    """Candidates of a sequence in pieces, on the CPU.
+
+    Of what two pieces share, each answers for the candidates whose centre is in its half.
+
+    Args:
+        model: In eval mode.
+        inputs: As `detect_sequence` takes them.
+        starts: Of the pieces.
+        settings: Of decoding.
+    """
+    device = next(model.parameters()).device
+    found, low = [], -torch.inf
+    for start, following in zip(starts, [*starts[1:], None], strict=True):
+        piece = slice(start, start + settings.chunk)
+        prediction = model(*(x[..., piece].to(device)[None] for x in inputs))
         local = candidates(prediction, 0, settings)
-        segments = local.segments + start
+        segments = local.segments.cpu() + start
         centre = segments.mean(-1)
-        low = -torch.inf if number == 0 else start + overlap / 2
-        high = torch.inf if number == len(starts) - 1 else start + chunk - overlap / 2
+        high = torch.inf if following is None else (following + start + settings.chunk) / 2
         mine = (centre >= low) & (centre < high)
-        found.append((segments[mine], local.scores[mine], local.labels[mine]))
-    joined = Detected(*(torch.cat(part) for part in zip(*found, strict=True)))
-    return suppress(joined, settings)
+        found.append((segments[mine], local.scores.cpu()[mine], local.labels.cpu()[mine]))
+        low = high
+    return Detected(*(torch.cat(part) for part in zip(*found, strict=True)))

@@ -1,4 +1,7 @@
-"""From backbone features to the model's width, with the place in time."""
+"""From backbone features to the model's width, with the place in time.
+
+Shapes: B videos, C channels, T steps.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import ChannelNorm, MaskedConv1d
+
+POSITIONS = ("continued", "stretched")
 
 
 def sinusoid(steps: int, channels: int) -> Tensor:
@@ -21,33 +26,61 @@ def sinusoid(steps: int, channels: int) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """Two convolutions with norm and ReLU, then the position table (UnAV, UniAV).
-
-    A sequence longer than ``max_seq_len`` gets the table's continuation. UnAV stretches the table
-    instead, over the padded length, which makes a video's result depend on its batch.
+    """Convolutions with norm and ReLU, then the position table (UnAV, UniAV).
 
     Args:
         inputs: Width of the features.
         channels: C.
         max_seq_len: Length of the position table.
+        positions: What a video longer than the table gets: ``continued`` the next rows of the
+            sinusoid; ``stretched`` the table interpolated to the video's own length. UnAV stretches
+            to the padded length, which makes a video's result depend on its batch.
+        layers: Number of convolutions.
     """
 
-    def __init__(self, inputs: int, channels: int, *, max_seq_len: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        channels: int,
+        *,
+        max_seq_len: int,
+        positions: str = "continued",
+        layers: int = 2,
+    ) -> None:
         super().__init__()
+        if positions not in POSITIONS:
+            raise ValueError(f"unknown positions {positions!r}: use one of {POSITIONS}")
+        if layers < 1:
+            raise ValueError(f"the embedding has {layers} layers: give it at least 1")
+        self.positions = positions
         self.convs = nn.ModuleList(
-            MaskedConv1d(width, channels, 3, bias=False) for width in (inputs, channels)
+            MaskedConv1d(inputs if layer == 0 else channels, channels, 3, bias=False)
+            for layer in range(layers)
         )
-        self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(2))
+        self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(layers))
         self.table: Tensor
         self.register_buffer("table", sinusoid(max_seq_len, channels), persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, inputs, T) and (B, 1, T) in, (B, C, T) out."""
-        x = x * mask
+    def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        """(B, inputs, T), (B, 1, T) and the videos' own lengths (B,) in; (B, C, T) out."""
+        x = x.masked_fill(~mask, 0.0)  # a product would keep NaN and infinities of the padding
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x, mask)[0])) * mask
-        steps = x.shape[-1]
-        table = self.table
-        if steps > table.shape[-1]:
-            table = sinusoid(steps, table.shape[1]).to(table)
-        return x + table[..., :steps] * mask
+        return x + self._places(lengths, x.shape[-1]).to(x.dtype) * mask
+
+    def _places(self, lengths: Tensor, steps: int) -> Tensor:
+        """Rows of the table for each video: (B or 1, C, T)."""
+        known = self.table.shape[-1]
+        if steps <= known:
+            return self.table[..., :steps]
+        table = sinusoid(steps, self.table.shape[1]).to(self.table.device)
+        if self.positions == "continued":
+            return table
+        rows = []
+        for length in lengths.tolist():
+            row = table
+            if length > known:
+                row = F.interpolate(self.table, size=length, mode="linear", align_corners=False)
+                row = F.pad(row, (0, steps - length))
+            rows.append(row)
+        return torch.cat(rows)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from model.attention import Block
 from model.layers import ChannelNorm, MaskedConv1d
-from model.mixing import SlidingAttention
+from model.mixing import GlobalAttention, local_attention
 
+ATTENTIONS = ("local", "global")
 PRIOR = 0.01  # probability of a class at a point before training (focal loss paper)
 
 
@@ -26,18 +27,35 @@ class Decoder(nn.Module):
         channels: C of the result.
         blocks: Number of blocks; 0 leaves the reduction alone.
         heads: Attention heads.
-        radius: Steps that a block sees to either side.
+        window: Blocks with ``local`` attention see half of it to either side.
+        attention: ``local``, which is linear in T, or ``global``.
+        expansion: Width of the blocks' feed-forward net over C.
         drop_path: Probability.
     """
 
     def __init__(
-        self, inputs: int, channels: int, *, blocks: int, heads: int, radius: int, drop_path: float
+        self,
+        inputs: int,
+        channels: int,
+        *,
+        blocks: int,
+        heads: int,
+        window: int,
+        attention: str,
+        expansion: int,
+        drop_path: float,
     ) -> None:
         super().__init__()
+        if attention not in ATTENTIONS:
+            raise ValueError(f"unknown attention {attention!r}: use one of {ATTENTIONS}")
+
+        def mixer() -> nn.Module:
+            return local_attention(window, "half") if attention == "local" else GlobalAttention()
+
         self.reduce = MaskedConv1d(inputs, channels, 1, bias=False)
         self.norm = ChannelNorm(channels)
         self.blocks = nn.ModuleList(
-            Block(channels, heads, SlidingAttention(radius), drop_path=drop_path)
+            Block(channels, heads, mixer(), expansion=expansion, drop_path=drop_path)
             for _ in range(blocks)
         )
 
@@ -52,16 +70,17 @@ class Decoder(nn.Module):
 class Tower(nn.Module):
     """Convolutions with norm and ReLU, then one to the outputs; shared by all levels."""
 
-    def __init__(self, channels: int, outputs: int, *, layers: int = 3) -> None:
+    def __init__(self, inputs: int, channels: int, outputs: int, *, layers: int = 3) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            MaskedConv1d(channels, channels, 3, bias=False) for _ in range(layers - 1)
+            MaskedConv1d(inputs if layer == 0 else channels, channels, 3, bias=False)
+            for layer in range(layers - 1)
         )
         self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(layers - 1))
         self.out = MaskedConv1d(channels, outputs, 3)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, T_l) in, (B, outputs, T_l) out."""
+        """(B, inputs, T_l) in, (B, outputs, T_l) out."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x, mask)[0])) * mask
         return self.out(x, mask)[0]
@@ -71,18 +90,34 @@ class Heads(nn.Module):
     """Class logits, and distances to start and end for each class.
 
     Args:
-        channels: C.
+        channels: C, width of the towers.
         classes: K.
         levels: Each level has its own learned scale of distances.
+        inputs: Channels of the features; C when omitted.
+        distance_bias: Distances at the start, in strides. With 0, the public code's value, half of
+            them start on the side of the ReLU that has no gradient, and on little data some never
+            leave it: their events keep a start or an end at the point itself.
     """
 
-    def __init__(self, channels: int, classes: int, *, levels: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        levels: int,
+        inputs: int | None = None,
+        distance_bias: float = 2.0,
+    ) -> None:
         super().__init__()
-        self.classify = Tower(channels, classes)
-        self.regress = Tower(channels, 2 * classes)
-        bias = self.classify.out.conv.bias
-        assert bias is not None
-        nn.init.constant_(bias, -math.log((1 - PRIOR) / PRIOR))
+        self.classify = Tower(inputs or channels, channels, classes)
+        self.regress = Tower(inputs or channels, channels, 2 * classes)
+        for tower, start in (
+            (self.classify, -math.log((1 - PRIOR) / PRIOR)),
+            (self.regress, distance_bias),
+        ):
+            bias = tower.out.conv.bias
+            assert bias is not None
+            nn.init.constant_(bias, start)
         self.scale = nn.Parameter(torch.ones(levels))
 
     def forward(self, x: Tensor, mask: Tensor, *, level: int) -> tuple[Tensor, Tensor]:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.assignment import assign
+from model.assignment import assign, matches
 from model.attention import Block
 from model.correspondence import Correspondence
 from model.embedding import Embedding
 from model.heads import Decoder, Heads
-from model.losses import RunningNormaliser, focal_loss, interval_loss
+from model.losses import INTERVALS, RunningNormaliser, focal_loss, interval_loss
 from model.mixing import GlobalAttention
-from model.points import RANGES, Points, make_points
+from model.points import Points, make_points
 from model.pyramid import Pyramid
 
 
@@ -51,12 +51,23 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Terms of Eq 9, each a scalar: total = classes + intervals + lambda * correspondence."""
+    """Terms of Eq 9, each a scalar: total = classes + intervals + lambda * correspondence.
+
+    Attributes:
+        total: To be minimised.
+        classes: Focal loss over the normaliser.
+        intervals: IoU loss over the normaliser.
+        correspondence: LCC before its weight; 0 without it.
+        positives: Points of the batch that answer for an event.
+        missed: Events of the batch that no valid point answers for.
+    """
 
     total: Tensor
     classes: Tensor
     intervals: Tensor
     correspondence: Tensor
+    positives: int
+    missed: int
 
 
 class UnimodalBlocks(nn.Module):
@@ -99,6 +110,19 @@ class LoCo(nn.Module):
         sigma: Initial deviation of LCC, steps.
         interval: ``giou`` or ``diou``.
         normaliser: Initial count of positive points.
+        positions: ``continued`` or ``stretched`` beyond ``max_seq_len``; see `Embedding`.
+        embedding_layers: Convolutions of the embedding.
+        band: Reach of local attention: ``half``, ``full`` or ``window``; see `local_attention`.
+        adaptation: What chooses dynamic windows: ``kv``, ``separate`` or ``query``.
+        decoder_attention: ``local`` or ``global``.
+        decoder_expansion: Width of its feed-forward nets over ``decoder_channels``. The paper's
+            operation count leaves room for light blocks only.
+        correspondence_directions: ``mean`` or ``sum`` of LCC's two directions.
+        softened_scope: ``video`` or ``batch``, for the variant ``softened``.
+        smoothing: Mass that ``softened`` takes from the diagonal.
+        temperature: Initial temperature of LCC.
+        distance_bias: Distances at the start of training, in strides; see `Heads`.
+        force_nearest: Train on events that lie between all points, too; see `assign`.
     """
 
     def __init__(
@@ -124,14 +148,37 @@ class LoCo(nn.Module):
         sigma: float = 1.0,
         interval: str = "giou",
         normaliser: float = 250.0,
+        positions: str = "continued",
+        embedding_layers: int = 2,
+        band: str = "half",
+        adaptation: str = "kv",
+        decoder_attention: str = "local",
+        decoder_expansion: int = 1,
+        correspondence_directions: str = "mean",
+        softened_scope: str = "video",
+        smoothing: float = 0.1,
+        temperature: float = 0.07,
+        distance_bias: float = 2.0,
+        force_nearest: bool = False,
     ) -> None:
         super().__init__()
-        self.classes, self.levels = classes, levels
+        if interval not in INTERVALS:
+            raise ValueError(f"unknown interval loss {interval!r}: use one of {INTERVALS}")
+        self.classes, self.levels, self.max_seq_len = classes, levels, max_seq_len
         self.interval, self.correspondence_weight = interval, correspondence_weight
+        self.force_nearest = force_nearest
+        #: Pieces of a long sequence that start at multiples of this see the windows of the whole.
+        self.alignment = window * 2 ** (levels - 1)
         self.embed = nn.ModuleDict(
             {
-                "vision": Embedding(vision_dim, channels, max_seq_len=max_seq_len),
-                "audio": Embedding(audio_dim, channels, max_seq_len=max_seq_len),
+                name: Embedding(
+                    width,
+                    channels,
+                    max_seq_len=max_seq_len,
+                    positions=positions,
+                    layers=embedding_layers,
+                )
+                for name, width in (("vision", vision_dim), ("audio", audio_dim))
             }
         )
         self.unimodal = nn.ModuleDict(
@@ -148,22 +195,34 @@ class LoCo(nn.Module):
             fusion=fusion,
             residual=residual,
             drop_path=drop_path,
+            band=band,
+            adaptation=adaptation,
         )
         self.decoder = Decoder(
             2 * channels,
             decoder_channels,
             blocks=decoder_blocks,
             heads=heads,
-            radius=window // 2,
+            window=window,
+            attention=decoder_attention,
+            expansion=decoder_expansion,
             drop_path=drop_path,
         )
-        self.head = Heads(decoder_channels, classes, levels=levels)
+        self.head = Heads(decoder_channels, classes, levels=levels, distance_bias=distance_bias)
         self.normaliser = RunningNormaliser(initial=normaliser)
         self.correspondence = (
             None
             if correspondence == "none"
             else Correspondence(
-                channels, variant=correspondence, sigma=sigma, targets=correspondence_targets
+                channels,
+                variant=correspondence,
+                sigma=sigma,
+                max_steps=max_seq_len,
+                targets=correspondence_targets,
+                smoothing=smoothing,
+                scope=softened_scope,
+                directions=correspondence_directions,
+                temperature=temperature,
             )
         )
 
@@ -184,8 +243,9 @@ class LoCo(nn.Module):
             vision_mask: (B, T) True where picture exists.
             audio_mask: (B, T) True where sound exists.
         """
-        seen = self._stream("vision", vision, vision_mask[:, None])
-        heard = self._stream("audio", audio, audio_mask[:, None])
+        lengths = own_lengths(vision_mask | audio_mask)
+        seen = self._stream("vision", vision, vision_mask[:, None], lengths)
+        heard = self._stream("audio", audio, audio_mask[:, None], lengths)
         logits, distances, masks = [], [], []
         pyramid = self.pyramid(seen, heard, vision_mask[:, None], audio_mask[:, None])
         for level, (v, a, v_mask, a_mask) in enumerate(pyramid):
@@ -195,11 +255,10 @@ class LoCo(nn.Module):
             logits.append(level_logits)
             distances.append(level_distances)
             masks.append(mask[:, 0])
-        lengths = tuple(mask.shape[1] for mask in masks)
-        ranges = (*RANGES[: self.levels - 1], (RANGES[self.levels - 1][0], 10_000.0))
+        level_lengths = tuple(mask.shape[1] for mask in masks)
         return Prediction(
-            points=make_points(lengths, ranges=ranges, device=vision.device),
-            lengths=lengths,
+            points=make_points(level_lengths, device=vision.device),
+            lengths=level_lengths,
             logits=torch.cat(logits, 1),
             distances=torch.cat(distances, 1),
             mask=torch.cat(masks, 1),
@@ -208,8 +267,8 @@ class LoCo(nn.Module):
             both=vision_mask & audio_mask,
         )
 
-    def _stream(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
-        stream: Tensor = self.unimodal[name](self.embed[name](x, mask), mask)
+    def _stream(self, name: str, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        stream: Tensor = self.unimodal[name](self.embed[name](x, mask, lengths), mask)
         return stream
 
     def loss(self, prediction: Prediction, segments: list[Tensor], labels: list[Tensor]) -> Losses:
@@ -220,26 +279,46 @@ class LoCo(nn.Module):
             segments: For each video (N, 2) start and end in steps; N may be 0.
             labels: For each video (N,) class numbers.
         """
-        pairs = [
-            assign(prediction.points, s, y, classes=self.classes)
-            for s, y in zip(segments, labels, strict=True)
-        ]
-        target = torch.stack([pair[0] for pair in pairs])
-        distance = torch.stack([pair[1] for pair in pairs])
+        target, distance = self.targets(prediction.points, segments, labels)
         valid = prediction.mask
         positive = (target > 0) & valid[..., None]
-        normaliser = self.normaliser(positive.any(-1).sum())
+        positives = positive.any(-1).sum()
+        normaliser = self.normaliser(positives)
         classes = focal_loss(prediction.logits[valid], target[valid]).sum() / normaliser
-        intervals = (
-            interval_loss(
-                prediction.distances[positive], distance[positive], kind=self.interval
-            ).sum()
-            / normaliser
+        intervals = interval_loss(
+            prediction.distances[positive], distance[positive], kind=self.interval
         )
+        intervals = intervals.sum() / normaliser
         correspondence = prediction.logits.new_zeros(())
         if self.correspondence is not None:
             correspondence = self.correspondence(
                 prediction.vision, prediction.audio, prediction.both
             )
-        total = classes + intervals + self.correspondence_weight * correspondence
-        return Losses(total, classes, intervals, correspondence)
+        missed = sum(
+            int((~(matches(prediction.points, s) & mask[:, None]).any(0)).sum())
+            for s, mask in zip(segments, valid, strict=True)
+        )
+        return Losses(
+            total=classes + intervals + self.correspondence_weight * correspondence,
+            classes=classes,
+            intervals=intervals,
+            correspondence=correspondence,
+            positives=int(positives),
+            missed=missed,
+        )
+
+    def targets(
+        self, points: Points, segments: list[Tensor], labels: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Class targets (B, P, K) and distances (B, P, K, 2) of a batch; see `assign`."""
+        pairs = [
+            assign(points, s, y, classes=self.classes, force_nearest=self.force_nearest)
+            for s, y in zip(segments, labels, strict=True)
+        ]
+        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+
+
+def own_lengths(mask: Tensor) -> Tensor:
+    """Steps of each video up to its last valid one; (B, T) in, (B,) out."""
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (mask * place).amax(1)

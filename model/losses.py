@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+INTERVALS = ("giou", "diou")
+
 
 def focal_loss(
     logits: Tensor,
@@ -43,13 +45,13 @@ def interval_loss(predicted: Tensor, target: Tensor, *, kind: str = "giou") -> T
     Returns:
         (...) loss.
     """
+    if kind not in INTERVALS:
+        raise ValueError(f"unknown interval loss {kind!r}: use one of {INTERVALS}")
     overlap = torch.minimum(predicted, target).sum(-1)
     union = predicted.sum(-1) + target.sum(-1) - overlap
     loss = 1 - overlap / union.clamp(min=1e-8)
     if kind == "giou":
         return loss
-    if kind != "diou":
-        raise ValueError(f"unknown interval loss {kind!r}: use giou or diou")
     hull = torch.maximum(predicted, target).sum(-1)
     shift = 0.5 * ((predicted[..., 1] - predicted[..., 0]) - (target[..., 1] - target[..., 0]))
     return loss + (shift / hull.clamp(min=1e-8)) ** 2

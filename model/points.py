@@ -11,14 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RANGES: tuple[tuple[float, float], ...] = (
-    (0, 4),
-    (4, 8),
-    (8, 16),
-    (16, 32),
-    (32, 64),
-    (64, 10_000),
-)
+LAST_RANGE_END = 10_000.0
+
+
+def regression_ranges(levels: int) -> tuple[tuple[float, float], ...]:
+    """Distances that each level answers for: 0-4, 4-8, 8-16, ... and the last to 10,000 steps."""
+    ends = [4.0 * 2**level for level in range(levels - 1)]
+    return tuple(zip([0.0, *ends], [*ends, LAST_RANGE_END], strict=True))
+
+
+RANGES = regression_ranges(6)  # of UnAV, UniAV and LoCo
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Points:
 def make_points(
     lengths: Sequence[int],
     *,
-    ranges: Sequence[tuple[float, float]] = RANGES,
+    ranges: Sequence[tuple[float, float]] | None = None,
     scale: int = 2,
     device: torch.device | None = None,
 ) -> Points:
@@ -49,11 +51,12 @@ def make_points(
 
     Args:
         lengths: Steps T_l of each level.
-        ranges: (low, high) of each level.
+        ranges: (low, high) of each level; `regression_ranges` when omitted.
         scale: Ratio of neighbouring levels.
         device: Where the tensors live.
     """
-    if len(lengths) > len(ranges):
+    ranges = regression_ranges(len(lengths)) if ranges is None else ranges
+    if len(lengths) != len(ranges):
         raise ValueError(f"{len(lengths)} levels but {len(ranges)} regression ranges")
     times, low, high, strides = [], [], [], []
     for level, length in enumerate(lengths):

@@ -37,7 +37,8 @@ class Pyramid(nn.Module):
         window: Base window W in steps of the level.
         fusion: ``dynamic`` (LoCo), ``fixed`` windows, ``global`` attention, or ``none``: each
             stream looks at itself, in fixed windows.
-        residual: ``query`` or ``kv``.
+        residual: ``query``: a stream asks, the other answers (LoCo, as we read it). ``kv``: a
+            stream answers what the other asks (UnAV).
         band: Reach of the local attention; see `model.mixing.local_attention`.
         adaptation: What dynamic windows are chosen from; see `model.perception.DynamicPerception`.
         drop_path: Probability.
@@ -57,7 +58,7 @@ class Pyramid(nn.Module):
         adaptation: str = "kv",
     ) -> None:
         super().__init__()
-        self.crosses = fusion != "none"
+        self.crosses, self.residual = fusion != "none", residual
 
         def blocks() -> nn.ModuleList:
             return nn.ModuleList(
@@ -91,10 +92,19 @@ class Pyramid(nn.Module):
         """(B, C, T) streams and (B, 1, T) masks in; both streams and masks of each level out."""
         found = []
         for see, hear in zip(self.vision, self.audio, strict=True):
-            seen = (audio, audio_mask) if self.crosses else (vision, vision_mask)
-            heard = (vision, vision_mask) if self.crosses else (audio, audio_mask)
-            next_vision = see(vision, seen[0], vision_mask, seen[1])
-            next_audio = hear(audio, heard[0], audio_mask, heard[1])
-            (vision, vision_mask), (audio, audio_mask) = next_vision, next_audio
+            # Both streams of a level come from the pair of the level below.
+            pair = (vision, vision_mask), (audio, audio_mask)
+            vision, vision_mask = self._level(see, pair[0], pair[1])
+            audio, audio_mask = self._level(hear, pair[1], pair[0])
             found.append((vision, audio, vision_mask, audio_mask))
+        return found
+
+    def _level(
+        self, block: nn.Module, own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """One block; the residual always follows ``own``, so that a stream keeps its mask."""
+        if not self.crosses:
+            other = own
+        query, keys = (own, other) if self.residual == "query" else (other, own)
+        found: tuple[Tensor, Tensor] = block(query[0], keys[0], query[1], keys[1])
         return found

@@ -25,7 +25,7 @@ from workflows.demo_scenes import PICTURE_SIZE, render_frames
 from workflows.demo_script import LABELS, PICTURE_RATE, Deck, Film, write_film
 from workflows.demo_sounds import SOUND_RATE, render_sound
 
-VERSION = "demo-1"  # raised when the films change, so that an older folder is made anew
+VERSION = "demo-2"  # raised when the films change, so that an older folder is made anew
 CLIP_SECONDS = 20.0
 LONG_NAME = "long"
 

@@ -132,9 +132,9 @@ class Card:
 class Deck:
     """Endless cards in balanced rounds.
 
-    A round holds, for each class, two events (one in which sight and sound start and end together,
-    one in which they are staggered), one stretch that is only seen, one that is only heard, and
-    one mismatch on either side.
+    A round holds, for each class, three events (in one of them sight and sound start and end
+    together, in two they are staggered), a stretch that is only seen, one that is only heard, and
+    two decoys on either side, seen while another class is heard and the reverse.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -154,11 +154,12 @@ class Deck:
         self._cards.insert(0, card)
 
     def _round(self) -> list[Card]:
-        shift = int(self._rng.integers(1, len(LABELS)))
-        plain: tuple[Kind, ...] = ("together", "staggered", "seen", "heard")
+        plain: tuple[Kind, ...] = ("together", "staggered", "staggered", "seen", "heard")
         cards = [Card(kind, label, label) for label in LABELS for kind in plain]
+        shifts = self._rng.permutation(np.arange(1, len(LABELS)))[:2]
         for index, label in enumerate(LABELS):
-            cards.append(Card("mismatch", label, LABELS[(index + shift) % len(LABELS)]))
+            for shift in shifts:
+                cards.append(Card("mismatch", label, LABELS[(index + shift) % len(LABELS)]))
         return [cards[i] for i in self._rng.permutation(len(cards))]
 
 

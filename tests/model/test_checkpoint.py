@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from model.checkpoint import Card, card_path, load_checkpoint, save_checkpoint
+from model.checkpoint import (
+    FORMAT,
+    Card,
+    card_path,
+    load_checkpoint,
+    read_card,
+    save_checkpoint,
+)
 from model.loco import LoCo
 from pipeline.core.errors import CheckpointError
 
@@ -20,6 +28,7 @@ ARCHITECTURE = {
     "decoder_channels": 8,
     "heads": 2,
 }
+NAMES = ("dog", "cat")
 
 
 @pytest.fixture
@@ -55,20 +64,71 @@ def test_a_truncated_file_is_named_as_damaged(saved: tuple[Path, LoCo]) -> None:
         load_checkpoint(path)
 
 
-def test_a_missing_file_and_a_missing_card_are_named(saved: tuple[Path, LoCo]) -> None:
-    path, _ = saved
-    path.unlink()
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load_checkpoint(path)
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist"):
+        load_checkpoint(tmp_path / "none.safetensors")
+
+
+def test_weights_alone_know_what_they_are(saved: tuple[Path, LoCo]) -> None:
+    path, model = saved
     card_path(path).unlink()
-    with pytest.raises(CheckpointError, match=r"best\.json does not exist"):
+    loaded, card = load_checkpoint(path)
+    assert card.metrics == {"mAP": 0.5}
+    assert torch.equal(loaded.head.scale, model.head.scale)
+
+
+def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="it has no card"):
         load_checkpoint(path)
 
 
-def test_a_card_of_another_architecture_does_not_fit(saved: tuple[Path, LoCo]) -> None:
+def test_a_card_of_another_checkpoint_is_refused(saved: tuple[Path, LoCo]) -> None:
     path, _ = saved
     card = json.loads(card_path(path).read_text())
-    card["architecture"]["channels"] = 16
+    card["classes"] = ["cat", "dog"]
     card_path(path).write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="disagree on classes"):
+        load_checkpoint(path)
+
+
+def test_weights_that_do_not_fit_their_card_are_refused(tmp_path: Path) -> None:
+    model = LoCo(**ARCHITECTURE)
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, model.state_dict(), Card({**ARCHITECTURE, "channels": 16}, NAMES, {}, ""))
     with pytest.raises(CheckpointError, match="does not fit its card"):
         load_checkpoint(path)
+
+
+def test_a_card_with_an_unknown_argument_is_refused(tmp_path: Path) -> None:
+    model = LoCo(**ARCHITECTURE)
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, model.state_dict(), Card({**ARCHITECTURE, "future": 1}, NAMES, {}, ""))
+    with pytest.raises(CheckpointError, match="no argument 'future'"):
+        load_checkpoint(path)
+
+
+def test_class_names_must_be_as_many_as_the_networks_classes(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    state = LoCo(**ARCHITECTURE).state_dict()
+    save_checkpoint(path, state, Card(ARCHITECTURE, ("dog",), {}, ""))
+    with pytest.raises(CheckpointError, match="names 1 classes for a network of 2"):
+        load_checkpoint(path)
+
+
+def test_a_card_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    state = LoCo(**ARCHITECTURE).state_dict()
+    save_checkpoint(path, state, Card(ARCHITECTURE, NAMES, {}, "", format=FORMAT + 1))
+    with pytest.raises(CheckpointError, match="update the program"):
+        load_checkpoint(path)
+
+
+def test_the_folder_holds_two_files_and_nothing_else(saved: tuple[Path, LoCo]) -> None:
+    path, _ = saved
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        "best.json",
+        "best.safetensors",
+    ]
+    assert read_card(path).classes == tuple(json.loads(card_path(path).read_text())["classes"])

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.decoding import DecodingSettings, decode, detect_sequence
+from model.build import build_loco
+from model.decoding import decode
 from model.loco import LoCo, Prediction
-from model.perception import DynamicPerception, GlobalAttention, SlidingAttention
+from model.losses import RunningNormaliser
+from model.perception import DynamicPerception
 from model.pyramid import FUSIONS
+from model.softnms import interval_iou
+from pipeline.core.errors import ConfigError
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # the order of float32 sums differs with the padded length
 
 
-def small(**changes: Any) -> LoCo:
+def small_model(**changes: Any) -> LoCo:
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
         "vision_dim": 12,
@@ -58,7 +61,7 @@ def levels(prediction: Prediction, video: int, steps: list[int]) -> Tensor:
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("residual", ["query", "kv"])
 def test_a_batch_gives_each_video_what_it_gets_alone(fusion: str, residual: str) -> None:
-    model = small(fusion=fusion, residual=residual)
+    model = small_model(fusion=fusion, residual=residual)
     vision, audio, vision_mask, audio_mask = batch(70, 41, 1)
     audio_mask[0, :20] = False  # sound that starts late
     together = model(vision, audio, vision_mask, audio_mask)
@@ -72,7 +75,7 @@ def test_a_batch_gives_each_video_what_it_gets_alone(fusion: str, residual: str)
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_what_lies_under_the_mask_changes_nothing(fusion: str) -> None:
-    model = small(fusion=fusion)
+    model = small_model(fusion=fusion)
     vision, audio, vision_mask, audio_mask = batch(40)
     vision_mask[:, 25:] = False
     audio_mask[:, :10] = False
@@ -82,11 +85,14 @@ def test_what_lies_under_the_mask_changes_nothing(fusion: str) -> None:
     dirty_audio[..., :10] = -1e4
     dirty = model(dirty_vision, dirty_audio, vision_mask, audio_mask)
     torch.testing.assert_close(clean.logits, dirty.logits, rtol=0, atol=0)
+    dirty_vision[..., 25:] = torch.nan
+    dirty = model(dirty_vision, dirty_audio, vision_mask, audio_mask)
+    torch.testing.assert_close(clean.logits, dirty.logits, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_video_without_sound_gives_finite_answers(fusion: str) -> None:
-    model = small(fusion=fusion)
+    model = small_model(fusion=fusion)
     vision, audio, vision_mask, audio_mask = batch(30)
     prediction = model(vision, audio, vision_mask, torch.zeros_like(audio_mask))
     assert prediction.logits.isfinite().all()
@@ -94,7 +100,7 @@ def test_a_video_without_sound_gives_finite_answers(fusion: str) -> None:
 
 
 def test_without_fusion_the_streams_never_meet_before_the_decoder() -> None:
-    model = small(fusion="none")
+    model = small_model(fusion="none")
     vision, audio, vision_mask, audio_mask = batch(30)
     one = model.pyramid(vision[:, :4].repeat(1, 4, 1), vision[:, :4].repeat(1, 4, 1),
                         vision_mask[:, None], audio_mask[:, None])  # fmt: skip
@@ -105,7 +111,7 @@ def test_without_fusion_the_streams_never_meet_before_the_decoder() -> None:
 
 
 def test_untrained_dynamic_windows_are_fixed_windows_exactly() -> None:
-    dynamic, fixed = small(fusion="dynamic"), small(fusion="fixed")
+    dynamic, fixed = small_model(fusion="dynamic"), small_model(fusion="fixed")
     missing = fixed.load_state_dict(dynamic.state_dict(), strict=False)
     assert not missing.missing_keys
     assert all("adapt" in key for key in missing.unexpected_keys)
@@ -113,51 +119,8 @@ def test_untrained_dynamic_windows_are_fixed_windows_exactly() -> None:
     assert torch.equal(dynamic(*inputs).logits, fixed(*inputs).logits)
 
 
-def windows(steps: int = 32) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    query, key, value = torch.randn(3, 1, 2, steps, 4, generator=generator).unbind(0)
-    features = torch.randn(1, 8, steps, generator=generator)
-    return query, key, value, torch.ones(1, steps, dtype=torch.bool), features
-
-
-@pytest.mark.parametrize("shift", [-3, 2, 9])
-def test_a_whole_number_offset_shifts_the_keys(shift: int) -> None:
-    query, key, value, valid, features = windows()
-    dynamic = DynamicPerception(8, 2, 8)
-    with torch.no_grad():
-        bias = dynamic.adapt.regress.bias
-        assert bias is not None
-        bias[2:] = 2 * shift / 8  # the second half holds the offsets, in half windows
-    moved = dynamic(query, key, value, valid, features)
-    index = torch.arange(32) + shift
-    inside = (index >= 0) & (index < 32)
-    index = index.clamp(0, 31)
-    expected = SlidingAttention(4)(
-        query, key[:, :, index] * inside[:, None], value[:, :, index] * inside[:, None],
-        inside[None],
-    )  # fmt: skip
-    torch.testing.assert_close(moved, expected)
-
-
-def test_a_window_far_outside_attends_to_nothing() -> None:
-    query, key, value, valid, features = windows()
-    dynamic = DynamicPerception(8, 2, 8)
-    with torch.no_grad():
-        assert dynamic.adapt.regress.bias is not None
-        dynamic.adapt.regress.bias[2:] = 1e6
-    assert torch.equal(dynamic(query, key, value, valid, features), torch.zeros_like(query))
-
-
-def test_sliding_attention_that_reaches_everything_is_global_attention() -> None:
-    query, key, value, valid, _ = windows()
-    valid[:, 20:] = False
-    torch.testing.assert_close(
-        SlidingAttention(32)(query, key, value, valid), GlobalAttention()(query, key, value, valid)
-    )
-
-
 def test_every_parameter_learns() -> None:
-    model = small().train()
+    model = small_model().train()
     with torch.no_grad():  # away from the exact zeros of the start
         for module in model.modules():
             if isinstance(module, DynamicPerception):
@@ -175,52 +138,138 @@ def test_every_parameter_learns() -> None:
     assert [name for name in silent if not name.endswith("project_key.bias")] == []
 
 
-@pytest.mark.parametrize("variant", ["diagonal", "softened", "fixed", "learnable", "none"])
-@pytest.mark.parametrize("targets", ["raw", "normalised"])
-def test_every_correspondence_variant_gives_a_finite_loss(variant: str, targets: str) -> None:
-    model = small(correspondence=variant, correspondence_targets=targets).train()
-    losses = model.loss(model(*batch(40, 30)), [torch.zeros(0, 2)] * 2, [torch.zeros(0).long()] * 2)
-    assert losses.total.isfinite()
-    assert (losses.correspondence > 0) == (variant != "none")
-
-
 def test_a_tiny_model_learns_one_batch_by_heart() -> None:
-    model = small(levels=4, channels=32, decoder_channels=32).train()
+    model = small_model(levels=4, unimodal_blocks=1, decoder_blocks=0).train()
     inputs = batch(32, 32)
     segments = [torch.tensor([[4.5, 11.5]]), torch.tensor([[8.2, 27.7], [20.0, 23.0]])]
     labels = [torch.tensor([1]), torch.tensor([3, 0])]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(150):
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    history = []
+    for _ in range(80):
         loss = model.loss(model(*inputs), segments, labels).total
+        history.append(loss.item())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    assert history[-1] < history[0] / 3
     for found, truth, names in zip(decode(model.eval()(*inputs)), segments, labels, strict=True):
-        best = len(truth)
-        order = found.labels[:best].argsort()
-        assert found.labels[:best][order].tolist() == names.sort().values.tolist()
+        for segment, label in zip(truth, names, strict=True):
+            best = (found.labels == label).nonzero()[0]  # detections come best first
+            assert interval_iou(found.segments[best], segment) > 0.8
+        assert set(found.labels[: len(names)].tolist()) == set(names.tolist())
+
+
+@pytest.mark.parametrize("residual", ["query", "kv"])
+def test_a_stream_keeps_its_own_mask_through_the_pyramid(residual: str) -> None:
+    model = small_model(fusion="global", residual=residual)
+    _, _, vision_mask, audio_mask = batch(32)
+    audio_mask[:, 16:] = False
+    x = torch.zeros(1, 16, 32)
+    found = model.pyramid(x, x, vision_mask[:, None], audio_mask[:, None])
+    for level, (_, _, picture, sound) in enumerate(found):
+        assert picture.sum() == 32 >> level
+        assert sound.sum() == max(1, 16 >> level)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "stretched"},
+        {"embedding_layers": 1},
+        {"band": "full"},
+        {"band": "window"},
+        {"adaptation": "separate"},
+        {"adaptation": "query"},
+        {"decoder_attention": "global"},
+        {"decoder_blocks": 0},
+        {"decoder_blocks": 2},
+        {"levels": 1},
+        {"levels": 7},
+        {"window": 5},
+    ],
+    ids=str,
+)
+def test_every_switch_keeps_videos_apart_and_trains(changes: dict[str, Any]) -> None:
+    model = small_model(**changes)
+    vision, audio, vision_mask, audio_mask = batch(90, 71)  # both longer than the position table
+    together = model(vision, audio, vision_mask, audio_mask)
+    for video, length in enumerate((90, 71)):
+        part = (slice(video, video + 1), ..., slice(0, length))
+        alone = model(vision[part], audio[part], vision_mask[part], audio_mask[part])
         torch.testing.assert_close(
-            found.segments[:best][order], truth[names.argsort()], rtol=0, atol=1.0
+            levels(together, video, list(alone.lengths)), alone.logits[0], **CLOSE
         )
+    events = [torch.tensor([[3.0, 20.0]]), torch.tensor([[30.0, 33.0]])]
+    model.train().loss(together, events, [torch.tensor([0]), torch.tensor([3])]).total.backward()
 
 
-def test_a_long_sequence_in_pieces_finds_what_the_whole_finds() -> None:
-    model = small(unimodal_blocks=0, max_seq_len=600)
-    with torch.no_grad():
-        for name in ("vision", "audio"):  # places are counted from the start of each piece
-            model.embed[name].table.zero_()
-    vision, audio, mask, _ = batch(600)
-    settings = DecodingSettings(min_score=1e-4, max_total=10)
-    whole = detect_sequence(model, vision[0], audio[0], mask[0], mask[0], settings=settings)
-    settings = replace(settings, chunk=384, overlap=256)
-    pieces = detect_sequence(model, vision[0], audio[0], mask[0], mask[0], settings=settings)
-    torch.testing.assert_close(pieces.segments, whole.segments, rtol=0, atol=1e-3)
-    assert pieces.labels.tolist() == whole.labels.tolist()
+def test_stretched_positions_are_the_table_up_to_its_length() -> None:
+    continued, stretched = small_model(), small_model(positions="stretched")
+    short, long = batch(64), batch(65)
+    assert torch.equal(continued(*short).logits, stretched(*short).logits)
+    assert not torch.allclose(continued(*long).logits, stretched(*long).logits)
 
 
-def test_half_an_hour_fits_through_a_model_of_64_steps() -> None:
-    model = small()
-    vision, audio, mask, _ = batch(7200)
-    found = detect_sequence(model, vision[0], audio[0], mask[0], mask[0])
-    assert len(found.scores) > 0
-    assert found.segments.isfinite().all()
+def test_the_loss_counts_positive_points_and_missed_events() -> None:
+    model = small_model().train()
+    prediction = model(*batch(32, 32))
+    segments = [torch.tensor([[4.2, 4.8], [10.0, 14.0]]), torch.zeros(0, 2)]
+    losses = model.loss(prediction, segments, [torch.tensor([0, 1]), torch.zeros(0).long()])
+    assert losses.missed == 1  # between the points 4 and 5
+    assert losses.positives == 3  # the points 11, 12 and 13
+
+
+def test_videos_without_events_give_a_loss_that_trains() -> None:
+    model = small_model().train()
+    losses = model.loss(model(*batch(20, 9)), [torch.zeros(0, 2)] * 2, [torch.zeros(0).long()] * 2)
+    assert losses.intervals == 0
+    losses.total.backward()
+    assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())
+
+
+def test_a_batch_without_any_step_in_common_gives_a_finite_loss() -> None:
+    model = small_model().train()
+    vision, audio, vision_mask, audio_mask = batch(16)
+    prediction = model(vision, audio, vision_mask, torch.zeros_like(audio_mask))
+    loss = model.loss(prediction, [torch.tensor([[2.0, 9.0]])], [torch.tensor([1])]).total
+    loss.backward()
+    assert loss.isfinite()
+
+
+def test_the_normaliser_is_a_running_mean_that_evaluation_leaves_alone() -> None:
+    normaliser = RunningNormaliser(initial=250.0)
+    assert normaliser(torch.tensor(50)) == pytest.approx(0.9 * 250 + 0.1 * 50)
+    assert normaliser(torch.tensor(0)) == pytest.approx(0.9 * 230 + 0.1)
+    before = normaliser.count.clone()
+    normaliser.eval()
+    assert normaliser(torch.tensor(9)) == before
+
+
+def test_bfloat16_gives_the_same_picture() -> None:
+    model = small_model()
+    inputs = batch(64)
+    exact = model(*inputs).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(*inputs).logits
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"chanels": 8}, r"no argument 'chanels' \(did you mean 'channels'\?\)"),
+        ({"heads": 3}, "16 channels do not split into 3 heads"),
+        ({"fusion": "magic"}, "'magic'"),
+        ({"interval": "ciou"}, "'ciou'"),
+        ({"correspondence": "x"}, "'x'"),
+    ],
+)
+def test_the_builder_names_what_does_not_fit(arguments: dict[str, Any], message: str) -> None:
+    plain = {"vision_dim": 4, "audio_dim": 3, "classes": 2, "channels": 16}
+    with pytest.raises(ConfigError, match=message):
+        build_loco(**(plain | arguments))
+
+
+def test_the_builder_names_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match="lacks audio_dim, classes"):
+        build_loco(vision_dim=4)

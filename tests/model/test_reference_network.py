@@ -1,0 +1,186 @@
+"""What LoCo shares with UnAV's network gives UnAV's numbers with UnAV's weights.
+
+A narrow UnAV network: embedding, unimodal blocks, pyramid with global attention (whose residual
+follows keys and values), heads and decoding. Its dependency block has no counterpart here; the
+heads are fed what came out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.attention import Block
+from model.decoding import decode
+from model.embedding import Embedding
+from model.heads import Heads
+from model.loco import Prediction, own_lengths
+from model.mixing import GlobalAttention
+from model.points import make_points
+from model.pyramid import Pyramid
+
+LEVELS, WIDTH, CLASSES, STEPS = 6, 16, 5, 64
+CLOSE = {"rtol": 1e-5, "atol": 5e-6}  # float32 sums in another order, through ten blocks
+
+
+@pytest.fixture(scope="module")
+def arrays(golden: Path) -> Mapping[str, np.ndarray]:
+    with np.load(golden / "extra" / "tiny_unav_parts.npz") as loaded:
+        return {name: loaded[name] for name in loaded.files}
+
+
+def fill(module: nn.Module, arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> None:
+    """Load reference weights by a table {our prefix: their prefix}; every one of ours must come."""
+    state = {}
+    for name, value in module.state_dict().items():
+        ours = max((prefix for prefix in names if name.startswith(prefix)), key=len)
+        theirs = torch.from_numpy(arrays["w/" + names[ours] + name.removeprefix(ours)])
+        state[name] = theirs.reshape(value.shape)
+    module.load_state_dict(state)
+
+
+def block_names(ours: str, theirs: str) -> dict[str, str]:
+    """A block attends from ``other`` (norm ln12) to ``own`` (norm ln11), the keys and values."""
+    names = {
+        "norm_other": "ln11",
+        "norm_query": "ln12",
+        "norm_feed": "ln2",
+        "project_out": "attn.proj",
+        "feed.0": "mlp.0",
+        "feed.2": "mlp.3",
+        "drop_attention": "drop_path_attn",
+        "drop_feed": "drop_path_mlp",
+    }
+    for part in ("query", "key", "value"):
+        names[f"conv_{part}"] = f"attn.{part}_conv"
+        names[f"norm_conv_{part}"] = f"attn.{part}_norm"
+        names[f"project_{part}"] = f"attn.{part}"
+    return {f"{ours}{one}.": f"backbone.{theirs}.{two}." for one, two in names.items()}
+
+
+def unimodal(arrays: Mapping[str, np.ndarray], key: str, width: int) -> nn.ModuleList:
+    embedding = Embedding(width, WIDTH, max_seq_len=STEPS, positions="stretched")
+    names = {f"convs.{n}.": f"backbone.embd_{key}.{n}." for n in range(2)}
+    fill(
+        embedding, arrays, names | {f"norms.{n}.": f"backbone.embd_norm_{key}.{n}." for n in (0, 1)}
+    )
+    parts = nn.ModuleList([embedding])
+    for number in range(2):
+        block = Block(WIDTH, 4, GlobalAttention(), residual="kv").eval()
+        fill(block, arrays, block_names("", f"self_att_{key}.{number}"))
+        parts.append(block)
+    return parts.eval()
+
+
+def pyramid(arrays: Mapping[str, np.ndarray]) -> Pyramid:
+    module = Pyramid(
+        WIDTH, levels=LEVELS, heads=4, window=8, fusion="global", residual="kv", drop_path=0.1
+    ).eval()
+    names: dict[str, str] = {}
+    for ours, theirs in (("vision", "Va"), ("audio", "Av")):
+        names |= block_names(f"{ours}.0.", f"ori_cross_att_{theirs}")
+        for level in range(1, LEVELS):
+            names |= block_names(f"{ours}.{level}.", f"cross_att_{theirs}.{level - 1}")
+    fill(module, arrays, names)
+    return module
+
+
+def streams(arrays: Mapping[str, np.ndarray], video: int) -> list[Tensor]:
+    """Each stream's features and mask at the entry of the pyramid: V, V mask, A, A mask."""
+    found = []
+    for name, key in (("visual", "V"), ("audio", "A")):
+        x = torch.from_numpy(arrays[f"in/{video}/{name}"])[None]
+        mask = torch.ones(1, 1, x.shape[-1], dtype=torch.bool)
+        embedding, *blocks = unimodal(arrays, key, x.shape[1])
+        x = embedding(x, mask, own_lengths(mask[:, 0]))
+        for block in blocks:
+            x, _ = block(x, x, mask, mask)
+        found += [x, mask]
+    return found
+
+
+def heads(arrays: Mapping[str, np.ndarray]) -> Heads:
+    module = Heads(WIDTH, CLASSES, levels=LEVELS, inputs=2 * WIDTH).eval()
+    state = {
+        "scale": torch.tensor([float(arrays[f"w/reg_head.scale.{n}.scale"]) for n in range(LEVELS)])
+    }
+    for name, value in module.state_dict().items():
+        if name != "scale":
+            tower, kind, *rest = name.split(".")
+            head = {"classify": "cls", "regress": "reg"}[tower]
+            last = {"classify": "cls_head", "regress": "offset_head"}[tower]
+            key = {"convs": "head", "norms": "norm", "out": last}[kind]
+            theirs = arrays[".".join([f"w/{head}_head", key, *rest])]
+            state[name] = torch.from_numpy(theirs).reshape(value.shape)
+    module.load_state_dict(state)
+    return module
+
+
+def joined(arrays: Mapping[str, np.ndarray], video: int, name: str) -> Tensor:
+    """The reference's output of all levels: (1, P, channels)."""
+    levels = [arrays[f"single{video}/l{level}/{name}"] for level in range(LEVELS)]
+    return torch.from_numpy(np.concatenate(levels, axis=2)).transpose(1, 2)
+
+
+@torch.no_grad()
+def test_a_video_that_fills_the_length_has_the_references_pyramid(
+    arrays: Mapping[str, np.ndarray],
+) -> None:
+    # Shorter ones differ by decision: in the reference, padding reaches the last valid step through
+    # the norms' biases and the max-pool. With both put back, all three videos agree to 1.5e-6.
+    vision, vision_mask, audio, audio_mask = streams(arrays, 0)
+    found = pyramid(arrays)(vision, audio, vision_mask, audio_mask)
+    for level, (v, a, _, _) in enumerate(found):
+        np.testing.assert_allclose(v.numpy(), arrays[f"single0/l{level}/V"], **CLOSE)
+        np.testing.assert_allclose(a.numpy(), arrays[f"single0/l{level}/A"], **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("video", range(3))
+def test_heads_give_the_references_logits_and_distances(
+    arrays: Mapping[str, np.ndarray], video: int
+) -> None:
+    module = heads(arrays)
+    for level in range(LEVELS):
+        prefix = f"single{video}/l{level}"
+        mask = torch.from_numpy(arrays[f"{prefix}/mask"])
+        found = module(torch.from_numpy(arrays[f"{prefix}/dep"]), mask, level=level)
+        # In the reference padding reaches two steps into a video that does not fill the length.
+        steps = int(mask.sum())
+        inner = steps if steps == mask.shape[-1] else max(0, steps - 2)
+        for name, ours in zip(("cls", "off"), (found[0], found[1].flatten(2)), strict=True):
+            theirs = arrays[f"{prefix}/{name}"].transpose(0, 2, 1)
+            np.testing.assert_allclose(ours[:, :inner].numpy(), theirs[:, :inner], **CLOSE)
+
+
+@pytest.mark.parametrize("video", range(3))
+def test_decoding_gives_the_references_detections(
+    arrays: Mapping[str, np.ndarray], video: int
+) -> None:
+    mask = joined(arrays, video, "mask")[..., 0]
+    lengths = tuple(STEPS >> level for level in range(LEVELS))
+    nothing = torch.zeros(1, WIDTH, STEPS)
+    prediction = Prediction(
+        points=make_points(lengths),
+        lengths=lengths,
+        logits=joined(arrays, video, "cls"),
+        distances=joined(arrays, video, "off").unflatten(-1, (CLASSES, 2)),
+        mask=mask,
+        vision=nothing,
+        audio=nothing,
+        both=mask[:, :STEPS],
+    )
+    found = decode(prediction)[0]
+    duration = arrays[f"in/{video}/visual"].shape[1] * 8 / 25
+    seconds = ((found.segments * 8 + 12) / 25).clamp(0, duration)  # 25 fps, window 24, stride 8
+    expected = {
+        name: arrays[f"infer_single{video}/0/{name}"] for name in ("scores", "segments", "labels")
+    }
+    np.testing.assert_allclose(found.scores.numpy(), expected["scores"], rtol=1e-5)
+    np.testing.assert_allclose(seconds.numpy(), expected["segments"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found.labels.numpy(), expected["labels"])
