@@ -153,7 +153,7 @@ def test_individuals_of_a_class_differ_in_colour_size_and_pitch() -> None:
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_sound_begins_and_ends_at_its_annotated_second(label: str) -> None:
-    films = write_films(1, DemoSize(train=4, validation=0, test=0, long_seconds=0))
+    films = write_films(1, DemoSize(train=16, validation=0, test=0, long_seconds=0))
     checked = 0
     for film in films:
         track = np.abs(render_sound(film))
