@@ -29,8 +29,8 @@ _HOMES = {
 }
 
 # Threads of torch that wait for each other shall sleep, not spin: where another program wants a
-# core, spinning makes a training step up to 28 times slower (docs/benchmarks.md). Read by torch's
-# thread library when it is loaded, so it must stand here; whoever has set it keeps their value.
+# core, spinning makes a training step many times slower (tests/benchmarks/waiting_threads.py).
+# Torch's thread library reads it when it is loaded, so it must stand here; a set value is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:

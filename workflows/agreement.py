@@ -8,7 +8,7 @@ Shapes: T steps, C joint classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,7 @@ class AgreementScorer:
                 activation[:, column], valid, self.settings.recipe.smoothing
             )
         segments = find_segments(activation, self.settings.recipe)
-        events = list(self._events(segments, grid, len(valid), duration))
+        events = once(self._events(segments, grid, len(valid), duration))
         return events, self._curves(activation, events, grid)
 
     def _events(
@@ -154,6 +154,23 @@ class AgreementScorer:
         columns = [self.table.labels.index(label) for label in labels]
         values = activation[:, columns].astype(np.float32)
         return Curves(grid.centres(len(activation)), tuple(labels), values)
+
+
+def once(events: Iterable[Event]) -> list[Event]:
+    """Events, best first, without those that lie mostly inside a better one of their class.
+
+    The recipe proposes each run at several thresholds, so one bark can be there as a short event
+    within a long one; Soft-NMS keeps both, as ranking measures want. People want it once.
+    """
+    kept: list[Event] = []
+    for event in sorted(events, key=lambda event: (-event.score, event.start)):
+        if not any(
+            event.label == better.label
+            and 2 * (min(event.end, better.end) - max(event.start, better.start)) > event.duration
+            for better in kept
+        ):
+            kept.append(event)
+    return kept
 
 
 def detect_features(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.build import build_loco
 from model.decoding import decode
@@ -273,3 +274,13 @@ def test_the_builder_names_what_does_not_fit(arguments: dict[str, Any], message:
 def test_the_builder_names_what_is_missing() -> None:
     with pytest.raises(ConfigError, match="lacks audio_dim, classes"):
         build_loco(vision_dim=4)
+
+
+def test_the_network_of_the_papers_size_is_smaller_than_those_it_is_compared_with() -> None:
+    with torch.device("meta"):  # shapes only
+        model = LoCo(vision_dim=1536, audio_dim=1536, classes=100).eval()
+        features, mask = torch.zeros(1, 1536, 256), torch.ones(1, 256, dtype=torch.bool)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(features, features, mask, mask)
+    assert sum(value.numel() for value in model.parameters()) < 130.75e6  # UniAV; UnAV 140.9e6
+    assert counter.get_total_flops() < 22.8e9  # UniAV; UnAV 128.6e9

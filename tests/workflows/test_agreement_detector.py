@@ -12,8 +12,9 @@ import yaml
 from extractors.features import Features, Summary
 from extractors.windows import WindowGrid
 from pipeline.core.errors import ConfigError, UsageError
+from pipeline.core.events import Event
 from workflows import agreement as module
-from workflows.agreement import AgreementSettings, detect_features, lite_table
+from workflows.agreement import AgreementSettings, detect_features, lite_table, once
 from workflows.joint_classes import JointTable, parse_joint_table
 
 UNAV_100 = 100
@@ -216,3 +217,11 @@ def test_features_without_class_scores_are_refused(table: JointTable) -> None:
     bare = Features("v", GRID, "", arrays, features.summary)
     with pytest.raises(UsageError, match="no class scores"):
         detect_features(bare)
+
+
+def test_an_event_is_reported_once() -> None:
+    long = Event(0.0, 8.0, "dog barking", 0.5)
+    inside = Event(0.0, 2.0, "dog barking", 0.4)
+    beside = Event(7.0, 12.0, "dog barking", 0.3)
+    other = Event(0.0, 2.0, "cat meowing", 0.2)
+    assert once([inside, other, long, beside]) == [long, beside, other]
