@@ -146,6 +146,8 @@ class ModelConfig:
         band: Reach of local attention: ``half``, ``full`` or ``window``.
         adaptation: What chooses dynamic windows: ``kv``, ``separate`` or ``query``.
         decoder_attention: ``local`` or ``global``.
+        decoder_expansion: Width of the decoder's feed-forward nets over ``decoder_channels``.
+        distance_bias: Distances at the start of training, in strides.
     """
 
     channels: int = _at_least(512, 2)
@@ -164,6 +166,8 @@ class ModelConfig:
     band: str = _choice("half", BANDS)
     adaptation: str = _choice("kv", ADAPTATIONS)
     decoder_attention: str = _choice("local", DECODER_ATTENTIONS)
+    decoder_expansion: int = _at_least(1, 1)
+    distance_bias: float = _at_least(2.0, 0)
 
 
 @dataclass(frozen=True, slots=True)

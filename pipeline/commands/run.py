@@ -29,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the stages and print what each did."""
-    from workflows.stages import run_stages
-
     from pipeline.config import load_recipe
+    from workflows.stages import run_stages
 
     recipe = load_recipe(args.config, overrides=args.overrides)
     report = run_stages(recipe, stage=args.stage, resume=args.resume, device=args.device)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from fixtures.media import Plan, Zoo, beep_start, run_ffmpeg
 
 from extractors.media import audio as audio_module
 from extractors.media.audio import AudioReader, open_audio
 from extractors.media.probe import probe
+from fixtures.media import Plan, Zoo, beep_start, run_ffmpeg
 from pipeline.core.errors import MediaError
 
 

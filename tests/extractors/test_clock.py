@@ -8,13 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fixtures.media import NAMES, Specimen, Zoo, beep_start, is_white, read_number, run_ffmpeg
 
 from extractors.media import video as video_module
 from extractors.media.audio import open_audio
 from extractors.media.probe import MediaInfo, probe
 from extractors.media.video import VideoReader, open_video
 from extractors.windows import WindowGrid
+from fixtures.media import NAMES, Specimen, Zoo, beep_start, is_white, read_number, run_ffmpeg
 from pipeline.core.errors import MediaError
 
 FPS = Fraction(16)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.golden_inputs import clip_uint8
 
 import extractors.vision
 from extractors.spec import VisionEncoder
@@ -20,6 +19,7 @@ from extractors.vision.efficientnet import (
     imagenet_classes,
     load_efficientnet_lite0,
 )
+from fixtures.golden_inputs import clip_uint8
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
-from fixtures.media import Zoo
 
 from extractors.media import ffmpeg as module
 from extractors.media.ffmpeg import ffmpeg_binary, ffmpeg_version, passthrough, time_limit
 from extractors.media.probe import MediaInfo, probe
+from fixtures.media import Zoo
 from pipeline.core.errors import EnvironmentFault
 
 

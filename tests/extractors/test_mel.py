@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.golden_inputs import waveforms
 
 from extractors.audio.mel import VGGISH_OFFSET, YAMNET_OFFSET, log_mel, mel_matrix
+from fixtures.golden_inputs import waveforms
 
 
 def test_mel_bands_equal_the_published_matrix(golden: Path) -> None:

@@ -9,9 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from fixtures.media import NAMES, Zoo, run_ffmpeg
 
 from extractors.media.probe import probe
+from fixtures.media import NAMES, Zoo, run_ffmpeg
 from pipeline.core.errors import MediaError
 
 

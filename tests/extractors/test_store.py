@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.backbones import toy
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -25,6 +24,7 @@ from extractors.safetensors_io import FormatFault, read_header
 from extractors.shapes import array_shapes, row_bytes
 from extractors.spec import BackboneSpec
 from extractors.store import FeatureStore
+from fixtures.backbones import toy
 from pipeline.core.errors import MediaError, StoreError, UsageError
 
 SPEC = toy().spec

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.backbones import Loudness, MeanColour, toy
-from fixtures.media import FLASH_S, Zoo
 
 import extractors.stream as stream_module
 from extractors.buffer import SlidingBuffer
@@ -21,6 +19,8 @@ from extractors.media.probe import AudioStream, MediaInfo, VideoStream, probe
 from extractors.spec import Backbone, Encoded
 from extractors.stream import FeatureStream, extract_features
 from extractors.windows import WindowGrid
+from fixtures.backbones import Loudness, MeanColour, toy
+from fixtures.media import FLASH_S, Zoo
 from pipeline.core.errors import MediaError, UsageError
 
 GRID = WindowGrid()

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.backbones import DEADLY_TOY, SLOW_TOY, TOY, toy
-from fixtures.media import run_ffmpeg
 
 import workflows.extract as extract_module
 import workflows.extract_task as task_module
 from extractors.registry import BackboneRow
 from extractors.store import FeatureStore
 from extractors.stream import extract_features
+from fixtures.backbones import DEADLY_TOY, SLOW_TOY, TOY, toy
+from fixtures.media import run_ffmpeg
 from pipeline.core.errors import EnvironmentFault, NothingMatchedError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
 from workflows.extract import ExtractReport, extract
