@@ -267,7 +267,7 @@ def _row(title: str, scores: dict[str, Any]) -> DemoRow:
 def _count_long(out: Path, data: DemoData) -> LongFilm:
     """Compare what LoCo wrote about the long film with its annotations."""
     video = load_annotations(data.annotations).videos[data.long_video.name]
-    written = out / "runs" / LOCO.name / "detections" / f"{data.long_video.stem}.json"
+    written = out / "runs" / LOCO.name / "detections" / f"{data.long_video.stem}.events.json"
     rows = json.loads(written.read_text("utf-8"))["videos"][0]["events"]
     found = [Event(row["start"], row["end"], row["label"], row["score"]) for row in rows]
     return LongFilm(len(video.events), len(found), count_hits(video.events, found))

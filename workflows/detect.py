@@ -6,9 +6,8 @@ of the two embedded nets.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +22,7 @@ from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Detections, sort_events
 from workflows.agreement import AgreementScorer, AgreementSettings
 from workflows.joint_classes import JointTable, load_joint_table
+from workflows.labels import known_labels
 
 SCORE_ARRAYS = ("audio_scores", "vision_scores", "audio_mask", "vision_mask")
 
@@ -139,40 +139,6 @@ def load_detector(
         settings = replace(settings, min_score=min_score)
     table = load_joint_table(loaded.audio.class_names, loaded.vision.class_names)
     return AgreementDetector(loaded, table, settings=settings, labels=labels, reader=reader)
-
-
-def known_labels(
-    wanted: Sequence[str] | None, known: Sequence[str], reasons: Mapping[str, str] | None = None
-) -> tuple[str, ...]:
-    """The classes to report, in the detector's order.
-
-    Args:
-        wanted: Names, or None for all.
-        known: What the detector knows.
-        reasons: Why it does not know certain other classes.
-
-    Raises:
-        UsageError: A name is not known; it says why, or what is spelt like it.
-    """
-    if wanted is None:
-        return tuple(known)
-    if not wanted:
-        raise UsageError("no class to report is left", hint="name at least one label")
-    for name in wanted:
-        if name not in known:
-            raise UsageError(
-                f"unknown label {name!r}", hint=_label_hint(name, known, reasons or {})
-            )
-    return tuple(label for label in known if label in set(wanted))
-
-
-def _label_hint(name: str, known: Sequence[str], reasons: Mapping[str, str]) -> str:
-    if name in reasons:
-        return f"this detector cannot know it: {reasons[name]}"
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(repr(label) for label in close)}?"
-    return f"the detector knows {len(known)} classes, among them {known[0]!r}"
 
 
 def _notes(summary: Summary, *, heard: bool, seen: bool) -> tuple[str, ...]:

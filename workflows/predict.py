@@ -27,7 +27,7 @@ from model.loco import LoCo, Prediction
 from pipeline.core.errors import CheckpointError
 from pipeline.core.events import Curves, Detections, Event, sort_events
 from workflows.dataset import feature_tensors
-from workflows.detect import known_labels
+from workflows.labels import known_labels
 
 MIN_SCORE = 0.1  # what people are shown of a model whose card names no threshold
 PLAIN_CURVES = 3  # strongest classes without an event that still get a curve

@@ -11,6 +11,8 @@ from pipeline.core.errors import UsageError
 from pipeline.core.events import Detections
 from pipeline.formats.table import Writer, format_writer
 
+MARK = ".events"  # so that nothing that lies beside the user's video is ever overwritten
+
 
 def write(detections: Sequence[Detections], format: str, destination: Path | TextIO) -> None:
     """Write the events of some videos as one file.
@@ -44,8 +46,9 @@ def write_folder(
 ) -> tuple[Path, ...]:
     """Write one file a video and format into ``folder``, which is made when missing.
 
-    A file carries its video's name with the format's suffix (``dog.mp4`` gives ``dog.srt``, so
-    that players find it). Where two videos share a name, the second also shows its own suffix,
+    A file carries its video's name, ``.events`` and the format's suffix: ``dog.mp4`` gives
+    ``dog.events.srt``, which players find, and which is never the subtitle file that came with
+    the film. Where two videos share a name, the second also shows its own suffix,
     and after that a number: nothing is overwritten within one call.
 
     Args:
@@ -66,7 +69,7 @@ def write_folder(
     written = []
     for writer in writers:
         for name, entry in zip(names, detections, strict=True):
-            path = folder / f"{name}{writer.suffix}"
+            path = folder / f"{name}{MARK}{writer.suffix}"
             write_text(path, _text(writer, [entry], path))
             written.append(path)
     return tuple(written)

@@ -183,6 +183,13 @@ def test_folder_gets_one_file_per_video_and_format_and_loses_none(tmp_path: Path
         assert json.loads(path.read_text())["videos"][0]["video"] == video
 
 
+def test_a_subtitle_file_that_came_with_the_film_survives(tmp_path: Path) -> None:
+    (tmp_path / "dog.srt").write_text("from the studio")
+    (path,) = write_folder([detections(video="dog.mp4")], ["srt"], tmp_path)
+    assert path.name == "dog.events.srt"
+    assert (tmp_path / "dog.srt").read_text() == "from the studio"
+
+
 def test_file_names_are_plain_where_they_can_be_and_never_clash() -> None:
     assert output_names(["x/dog.mp4", "cat.mov"]) == ["dog", "cat"]
     names = output_names(["a/dog.mp4", "b/dog.mp4", "c/DOG.mp4", "dog.mp4"])

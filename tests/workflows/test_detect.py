@@ -19,7 +19,8 @@ from pipeline.core.events import Detections, Event
 from workflows import detect
 from workflows.agreement import AgreementSettings, lite_table
 from workflows.clips import Clip, ClipsReport, Presence, judge, load_clips, measure_clips
-from workflows.detect import AgreementDetector, known_labels, load_detector
+from workflows.detect import AgreementDetector, load_detector
+from workflows.labels import known_labels
 
 BARK, DOG = 70, 207  # "Bark" of AudioSet, "golden retriever" of ImageNet
 
