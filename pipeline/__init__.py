@@ -29,7 +29,7 @@ _HOMES = {
 }
 
 # Threads of torch that wait for each other shall sleep, not spin: where another program wants a
-# core, spinning makes a training step many times slower (tests/benchmarks/waiting_threads.py).
+# core, spinning slows a training step down (docs/benchmarks.md has the figure).
 # Torch's thread library reads it when it is loaded, so it must stand here; a set value is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
