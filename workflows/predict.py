@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from extractors.device import select_device
@@ -52,18 +51,14 @@ class Predictor:
     """A model on its device, with everything that turns features into events.
 
     Args:
-        model: In eval mode, on ``device``.
+        model: In eval mode, on the device where it shall run.
         card: Its card.
-        device: Where it runs.
         settings: Of decoding.
     """
 
-    def __init__(
-        self, model: LoCo, card: Card, *, device: torch.device, settings: DecodingSettings
-    ) -> None:
+    def __init__(self, model: LoCo, card: Card, *, settings: DecodingSettings) -> None:
         self.card = card
         self._model = model
-        self._device = device
         self._settings = settings
 
     def __call__(self, features: Features) -> list[Event]:
@@ -79,9 +74,8 @@ class Predictor:
                 hint="extract the features again with the model's backbone",
             )
         modalities = str(self.card.data.get("modalities", "both"))
-        inputs = [
-            tensor.to(self._device) for tensor in feature_tensors(features, modalities=modalities)
-        ]
+        # The features stay where they are: each piece is moved to the model's device by itself.
+        inputs = feature_tensors(features, modalities=modalities)
         found = detect_sequence(self._model, *inputs, settings=self._settings)
         return events_of(found, self.card.classes, features.grid, features.summary.duration)
 
@@ -181,7 +175,6 @@ class LocoDetector:
         self._predict = Predictor(
             model.to(chosen),
             card,
-            device=chosen,
             settings=DecodingSettings(**card.data.get("decoding", {})),
         )
 

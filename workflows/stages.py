@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
-
 from extractors.device import select_device
 from extractors.media.video import ReaderChoice
 from extractors.records import fingerprint
@@ -143,7 +141,7 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
         return StageRow("train", "unchanged")
     chosen = select_device(device)
     model, card = build_model(recipe, labels, store)
-    validate = _validator(recipe, checks, card, chosen) if checks else None
+    validate = _validator(recipe, checks, card) if checks else None
     _say(_training_set(recipe, data))
     state = train(
         model,
@@ -187,7 +185,7 @@ def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
         return StageRow("eval", "unchanged")
     chosen = select_device(device)
     model, card = load_checkpoint(path)
-    predict = Predictor(model.to(chosen), card, device=chosen, settings=decoding_settings(recipe))
+    predict = Predictor(model.to(chosen), card, settings=decoding_settings(recipe))
     report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou)
     write_json(recipe.output.folder / "metrics.json", report.to_json())
     write_json(recipe.output.folder / "predictions.json", results_json(predictions), indent=None)
@@ -246,10 +244,10 @@ def _detect_one(recipe: Recipe, detector: LocoDetector, item: MediaItem) -> Dete
 
 
 def _validator(
-    recipe: Recipe, data: SplitDataset, card: Card, device: torch.device
+    recipe: Recipe, data: SplitDataset, card: Card
 ) -> Callable[[LoCo], dict[str, float]]:
     def validate(model: LoCo) -> dict[str, float]:
-        predict = Predictor(model, card, device=device, settings=decoding_settings(recipe))
+        predict = Predictor(model, card, settings=decoding_settings(recipe))
         report, events = evaluate_split(data, predict, tiou=recipe.eval.tiou)
         threshold, _ = best_threshold(truth_of(data.videos), events)
         return {"validation_mAP": report.scores.average, "threshold": threshold}
