@@ -31,7 +31,7 @@ from workflows.progress import Progress
 from workflows.schedule import core_count, run_tasks
 from workflows.stages import run_stages
 
-QUICK_SIZE = DemoSize(train=2, validation=1, test=1, long_seconds=24.0)
+QUICK_SIZE = DemoSize(train=1, validation=1, test=1, long_seconds=16.0, clip_seconds=10.0)
 QUICK_OVERRIDES = ("optim.epochs=2", "optim.warmup_epochs=1", "model.channels=32",
                    "model.decoder_channels=32")  # fmt: skip
 

@@ -26,7 +26,6 @@ from workflows.demo_script import LABELS, PICTURE_RATE, Deck, Film, write_film
 from workflows.demo_sounds import SOUND_RATE, render_sound
 
 VERSION = "demo-2"  # raised when the films change, so that an older folder is made anew
-CLIP_SECONDS = 20.0
 LONG_NAME = "long"
 
 
@@ -35,16 +34,18 @@ class DemoSize:
     """How much is made.
 
     Attributes:
-        train: Number of clips of `CLIP_SECONDS` to learn from.
+        train: Number of clips to learn from.
         validation: Number of clips for choosing the best epoch.
         test: Number of clips to measure on, beside the long film.
-        long_seconds: Length of the one long film, which is in the test subset.
+        long_seconds: Length of the one long film, which is in the test subset; 0 for none.
+        clip_seconds: Length of every other film.
     """
 
     train: int = 16
     validation: int = 3
     test: int = 3
     long_seconds: float = 180.0
+    clip_seconds: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,9 @@ def write_films(seed: int, size: DemoSize) -> list[Film]:
         deck = Deck(rng)
         for number in range(count):
             name = f"{subset}_{number:02d}"
-            films.append(write_film(name, subset=subset, duration=CLIP_SECONDS, deck=deck, rng=rng))
+            films.append(
+                write_film(name, subset=subset, duration=size.clip_seconds, deck=deck, rng=rng)
+            )
         if subset == "test" and size.long_seconds > 0:
             films.append(
                 write_film(LONG_NAME, subset=subset, duration=size.long_seconds, deck=deck, rng=rng)
