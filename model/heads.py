@@ -17,6 +17,7 @@ from model.mixing import GlobalAttention, local_attention
 
 ATTENTIONS = ("local", "global")
 PRIOR = 0.01  # probability of a class at a point before training (focal loss paper)
+PRIOR_LOGIT = math.log(PRIOR / (1 - PRIOR))
 
 
 class Decoder(nn.Module):
@@ -112,7 +113,7 @@ class Heads(nn.Module):
         self.classify = Tower(inputs or channels, channels, classes)
         self.regress = Tower(inputs or channels, channels, 2 * classes)
         for tower, start in (
-            (self.classify, -math.log((1 - PRIOR) / PRIOR)),
+            (self.classify, PRIOR_LOGIT),
             (self.regress, distance_bias),
         ):
             bias = tower.out.conv.bias

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from extractors.features import Features
 from extractors.windows import WindowGrid
-from model.agreement import Recipe, Segments, agreement, calibrate, log_odds, smooth
-from model.agreement import segments_from_activation as find_segments
+from model.activation import Recipe, Segments, smooth
+from model.activation import segments_from_activation as find_segments
+from model.agreement import agreement, calibrate, log_odds
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Event
 from workflows.joint_classes import JointTable, load_joint_table

@@ -1,4 +1,4 @@
-"""Agreement, and from activation to segments, against their definitions written out."""
+"""Agreement of two sets of scores, against its definition written out."""
 
 import math
 
@@ -6,40 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from model.agreement import (
-    Recipe,
-    agreement,
-    bernoulli_divergence,
-    calibrate,
-    candidates,
-    segments_from_activation,
-    smooth,
-)
+from model.agreement import agreement, calibrate
 
 probability = st.floats(0.001, 0.999)
 
 
-def divergence(p: float, q: float) -> float:
-    """Jensen-Shannon divergence of Bernoulli(p) and Bernoulli(q) from its Kullback-Leibler form."""
-
-    def kl(a: float, b: float) -> float:
-        return a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
-
-    m = (p + q) / 2
-    return (kl(p, m) + kl(q, m)) / 2 / math.log(2)
-
-
 def scores(audio: float, vision: float) -> float:
     return float(agreement(np.float32([[audio]]), np.float32([[vision]]))[0, 0])
-
-
-@given(probability, probability)
-def test_divergence_is_the_jensen_shannon_divergence_in_bits(p: float, q: float) -> None:
-    found = bernoulli_divergence(np.float32([p]), np.float32([q]))[0]
-    assert found == pytest.approx(divergence(p, q), abs=2e-5)
-    assert found == bernoulli_divergence(np.float32([q]), np.float32([p]))[0]
 
 
 @given(probability, probability)
@@ -72,89 +46,3 @@ def test_calibration_takes_a_midpoint_for_each_class() -> None:
     midpoints = np.float32([math.log(0.1 / 0.9), math.log(0.4 / 0.6)])
     found = calibrate(np.float32([[0.1, 0.4]]), slope=1.0, midpoint=midpoints)
     assert found == pytest.approx(np.full((1, 2), 0.5), abs=1e-4)
-
-
-@given(hnp.arrays(np.float32, (11, 2), elements=st.floats(0, 1, width=32)), st.integers(1, 15))
-def test_smoothing_is_the_mean_over_the_valid_steps_around(values: np.ndarray, width: int) -> None:
-    valid = np.array([1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 1], dtype=bool)
-    found = smooth(values, valid, width)
-    for t in range(11):
-        near = [
-            k for k in range(t - width // 2, t - width // 2 + width) if 0 <= k < 11 and valid[k]
-        ]
-        expected = values[near].mean(axis=0) if valid[t] else np.zeros(2)
-        assert found[t] == pytest.approx(expected, abs=1e-5)
-
-
-def test_smoothing_over_one_step_changes_nothing_and_an_empty_video_stays_empty() -> None:
-    values = np.random.default_rng(0).random((5, 3), dtype=np.float32)
-    assert np.allclose(smooth(values, np.ones(5, bool), 1), values)
-    assert smooth(np.zeros((0, 3), np.float32), np.zeros(0, bool), 5).shape == (0, 3)
-
-
-def test_candidates_are_the_runs_of_all_thresholds_with_their_contrast() -> None:
-    x = np.float32([0, 0, 0.3, 0.6, 0.6, 0.3, 0, 0, 0.9])
-    begin, end, score = candidates(x, thresholds=(0.2, 0.5, 0.8), outer=0.5)
-    runs = dict(zip(zip(begin.tolist(), end.tolist(), strict=True), score.tolist(), strict=True))
-    assert set(runs) == {(2, 6), (3, 5), (8, 9)}
-    assert runs[2, 6] == pytest.approx(0.45 - 0.0)
-    assert runs[3, 5] == pytest.approx(0.6 - 0.3), "one step on either side, half its length"
-    assert runs[8, 9] == pytest.approx(0.9), "what lies beyond the video does not count"
-
-
-def test_a_run_of_the_first_step_alone_and_of_the_whole_video_are_found() -> None:
-    begin, end, _ = candidates(np.float32([0.9, 0, 0]), thresholds=(0.5,), outer=0.25)
-    assert (begin.tolist(), end.tolist()) == ([0], [1])
-    begin, end, score = candidates(np.float32([0.9] * 4), thresholds=(0.5,), outer=0.25)
-    assert (begin.tolist(), end.tolist()) == ([0], [4]) and score[0] == pytest.approx(0.9)
-
-
-def plateau(steps: int, *events: tuple[int, int, int, float], classes: int = 3) -> np.ndarray:
-    activation = np.zeros((steps, classes), dtype=np.float32)
-    for first, end, index, level in events:
-        activation[first:end, index] = level
-    return activation
-
-
-def test_segments_carry_class_and_half_step_borders_best_first() -> None:
-    found = segments_from_activation(plateau(40, (3, 9, 2, 0.6), (20, 30, 0, 0.9)), Recipe())
-    assert found.classes[:2].tolist() == [0, 2]
-    assert (found.starts[0], found.ends[0]) == (19.5, 29.5)
-    assert (found.starts[1], found.ends[1]) == (2.5, 8.5)
-    assert np.all(np.diff(found.scores) <= 0)
-
-
-def test_overlapping_events_of_two_classes_are_both_found() -> None:
-    found = segments_from_activation(plateau(30, (5, 20, 0, 0.8), (10, 25, 1, 0.8)), Recipe())
-    best = {int(c): (s, e) for s, e, c in zip(found.starts, found.ends, found.classes, strict=True)}
-    assert best == {0: (4.5, 19.5), 1: (9.5, 24.5)}
-
-
-def test_nothing_above_the_lowest_threshold_is_nothing() -> None:
-    for activation in (plateau(30, (5, 9, 0, 0.2)), plateau(0), np.zeros((4, 0), np.float32)):
-        assert len(segments_from_activation(activation, Recipe())) == 0
-
-
-def test_a_long_video_gives_the_segments_of_its_parts() -> None:
-    """Suppression works in blocks; where a block ends must not show."""
-    random = np.random.default_rng(3)
-    part = smooth(random.random((400, 2), dtype=np.float32) ** 2, np.ones(400, bool), 5)
-    part[-20:] = part[:20] = 0  # surroundings of one part must not reach into the next
-    alone = segments_from_activation(part, Recipe())
-    together = segments_from_activation(np.concatenate([part] * 40), Recipe())
-    assert len(together) == 40 * len(alone)
-    first = together.ends < 400
-
-    def rows(starts: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        return np.array(sorted(zip(starts, classes, scores.round(9), strict=True)))
-
-    found = rows(together.starts[first], together.classes[first], together.scores[first])
-    assert found == pytest.approx(rows(alone.starts, alone.classes, alone.scores), abs=1e-8)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"smoothing": 0}, {"outer": -0.1}, {"sigma": 0.0}, {"thresholds": ()}]
-)
-def test_a_recipe_out_of_range_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="out of range"):
-        Recipe(**wrong)

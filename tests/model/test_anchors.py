@@ -1,0 +1,147 @@
+"""Which steps become anchors."""
+
+import pytest
+import torch
+
+from model.anchors import AnchorFusion, Anchors, arbitrary_scores, select_anchors
+from model.pooling import AttentivePooling, top_mean
+from model.propagation import Propagation
+
+
+def chosen(anchors: Anchors, video: int, *, local: bool) -> list[int]:
+    here = anchors.valid[video] & (anchors.is_local == local)
+    return sorted(anchors.index[video][here].tolist())
+
+
+def by_loops(score: torch.Tensor, valid: torch.Tensor, divisor: int, window: int, best: int):
+    """The definition, video by video and window by window."""
+    steps = [t for t in range(len(score)) if valid[t]]
+    ranked = sorted(steps, key=lambda t: -score[t])
+    wide = ranked[: max(1, len(steps) // divisor)] if steps else []
+    near = []
+    for first in range(0, len(score), window):
+        near += sorted(
+            (t for t in range(first, first + window) if t in steps), key=lambda t: -score[t]
+        )[:best]
+    return sorted(wide), sorted(near)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 16, 37])
+@pytest.mark.parametrize(("divisor", "window", "best"), [(8, 16, 2), (3, 4, 3), (100, 50, 60)])
+def test_anchors_are_the_best_valid_steps_of_video_and_windows(
+    steps: int, divisor: int, window: int, best: int
+) -> None:
+    generator = torch.Generator().manual_seed(steps)
+    score = torch.rand(4, steps, generator=generator)
+    valid = torch.rand(4, steps, generator=generator) < 0.7
+    valid[3] = False
+    found = select_anchors(score, valid, divisor=divisor, window=window, per_window=best)
+    for video in range(4):
+        wide, near = by_loops(score[video], valid[video], divisor, window, best)
+        assert chosen(found, video, local=False) == wide
+        assert chosen(found, video, local=True) == near
+    assert not found.valid[3].any(), "a video without a valid step has no anchor"
+
+
+def test_padding_changes_no_anchor() -> None:
+    score = torch.rand(1, 21, generator=torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(score, (0, 50), value=9.0)
+    valid = torch.arange(71)[None] < 21
+    alone = select_anchors(score, valid[:, :21])
+    together = select_anchors(padded, valid)
+    for local in (False, True):
+        assert chosen(alone, 0, local=local) == chosen(together, 0, local=local)
+
+
+def test_scopes_leave_the_other_kind_out_and_repeats_can_be_dropped() -> None:
+    score = torch.rand(2, 40, generator=torch.Generator().manual_seed(2))
+    valid = torch.ones(2, 40, dtype=torch.bool)
+    assert not select_anchors(score, valid, scope="global").is_local.any()
+    assert select_anchors(score, valid, scope="local").is_local.all()
+    kept = select_anchors(score, valid)
+    dropped = select_anchors(score, valid, keep_repeated=False)
+    for video in range(2):
+        wide, near = (chosen(kept, video, local=local) for local in (False, True))
+        assert set(wide) & set(near), "the best of the video is the best of its window"
+        assert chosen(dropped, video, local=True) == sorted(set(near) - set(wide))
+    with pytest.raises(ValueError, match="unknown scope"):
+        select_anchors(score, valid, scope="near")
+
+
+def test_arbitrary_scores_repeat_outside_training_only() -> None:
+    like = torch.zeros(2, 30)
+    fixed = arbitrary_scores(like, training=False)
+    assert torch.equal(fixed, arbitrary_scores(like, training=False))
+    assert torch.equal(fixed[0], fixed[1]) and fixed.unique().numel() > 20
+    assert not torch.equal(
+        arbitrary_scores(like, training=True), arbitrary_scores(like, training=True)
+    )
+
+
+def test_joint_fusion_gives_both_modalities_one_anchor_and_own_fusion_two() -> None:
+    torch.manual_seed(0)
+    audio, vision = torch.randn(1, 8, 10), torch.randn(1, 8, 10)
+    anchors = select_anchors(torch.rand(1, 10), torch.ones(1, 10, dtype=torch.bool))
+    joint = AnchorFusion(8)(audio, vision, anchors)
+    assert torch.equal(joint["audio"], joint["vision"])
+    own = AnchorFusion(8, fusion="own")
+    before = own(audio, vision, anchors)
+    after = own(audio, torch.randn(1, 8, 10), anchors)
+    assert torch.equal(before["audio"], after["audio"]), "the other modality has no say"
+    assert not torch.equal(before["vision"], after["vision"])
+
+
+@pytest.mark.parametrize("operator", ["attention", "threshold"])
+def test_propagation_reads_valid_anchors_only_and_survives_none(operator: str) -> None:
+    torch.manual_seed(0)
+    module = Propagation(8, 2, operator=operator).eval()
+    stream, mask = torch.randn(2, 8, 6), torch.ones(2, 1, 6, dtype=torch.bool)
+    anchors, score = torch.randn(2, 5, 8), torch.rand(2, 5)
+    valid = torch.tensor([[True, True, False, True, False], [False] * 5])
+    found = module(stream, mask, anchors, valid, score)
+    other = anchors.masked_fill(~valid[..., None], 1e4)
+    assert torch.equal(found, module(stream, mask, other, valid, score))
+    assert found.isfinite().all()
+    alone = module(stream[1:], mask[1:], anchors[1:, :0], valid[1:, :0], score[1:, :0])
+    assert torch.allclose(found[1:], alone, atol=1e-6), "no anchors: nothing was read"
+    changed = anchors.clone()
+    changed[0, 0] += 1
+    assert not torch.allclose(found[0], module(stream, mask, changed, valid, score)[0])
+
+
+def test_anchors_of_no_agreement_hardly_count() -> None:
+    torch.manual_seed(0)
+    module = Propagation(8, 2).eval()
+    stream, mask = torch.randn(1, 8, 6), torch.ones(1, 1, 6, dtype=torch.bool)
+    anchors, valid = torch.randn(1, 2, 8), torch.ones(1, 2, dtype=torch.bool)
+    sure = module(stream, mask, anchors, valid, torch.tensor([[1.0, 0.0]]))
+    first = module(stream, mask, anchors[:, :1], valid[:, :1], torch.ones(1, 1))
+    even = module(stream, mask, anchors, valid, torch.ones(1, 2))
+    assert (sure - first).abs().max() < 0.02 * (even - first).abs().max().clamp(min=0.05)
+
+
+def test_no_propagation_returns_the_stream() -> None:
+    stream = torch.randn(1, 8, 6)
+    module = Propagation(8, 2, operator="none")
+    nothing = torch.zeros(1, 0)
+    assert module(stream, stream[:, :1] > 0, nothing[..., None], nothing > 0, nothing) is stream
+    assert not list(module.parameters())
+
+
+def test_top_mean_takes_the_best_eighth_of_the_valid_steps() -> None:
+    values = torch.rand(3, 4, 33, generator=torch.Generator().manual_seed(0))
+    valid = torch.arange(33) < torch.tensor([[33], [9], [0]])
+    found = top_mean(values, valid)
+    for video, (steps, count) in enumerate([(33, 4), (9, 1)]):
+        best = values[video, :, :steps].sort(dim=1, descending=True).values[:, :count]
+        assert torch.allclose(found[video], best.mean(1))
+    assert found[2].eq(0).all()
+
+
+def test_attentive_pooling_starts_as_the_mean_of_the_valid_steps() -> None:
+    pool = AttentivePooling(5, 4)
+    values, features = torch.rand(2, 4, 7), torch.randn(2, 5, 7)
+    valid = torch.arange(7) < torch.tensor([[7], [3]])
+    found = pool(values, features, valid)
+    assert torch.allclose(found[1], values[1, :, :3].mean(1), atol=1e-6)
+    assert pool(values, features, valid & False).eq(0).all()
