@@ -1,0 +1,132 @@
+"""Answers that know part of the truth, and what they score on the real annotations."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.core.events import Event
+from workflows.annotations import VideoLabels
+from workflows.bounds import activity_on, measure_bounds, nested_parts, whole_video
+
+VIDEO = VideoLabels(
+    "test",
+    10.0,
+    (Event(1.0, 3.1, "dog", 1.0), Event(3.9, 6.0, "dog", 1.0), Event(0.0, 10.0, "rain", 1.0)),
+)
+
+
+def test_the_whole_video_is_proposed_once_for_each_class() -> None:
+    assert [tuple(c[:3]) for c in whole_video(VIDEO, 10.0)] == [
+        (0.0, 10.0, "dog"),
+        (0.0, 10.0, "rain"),
+    ]
+
+
+def test_parts_rank_after_the_wholes_that_hold_them() -> None:
+    found = nested_parts(VIDEO, 10.0)
+    assert len(found) == 2 * 7
+    assert {c.rank for c in found if c.end - c.start == 5.0} == {0.5}
+    assert (2.5, 5.0, "dog", 0.25) in found
+
+
+def test_activity_joins_events_that_a_grid_cannot_tell_apart() -> None:
+    fine = [c[:2] for c in activity_on(0.5)(VIDEO, 10.0) if c.label == "dog"]
+    assert fine == [(1.0, 3.0), (4.0, 6.0)]
+    coarse = [c[:2] for c in activity_on(2.0)(VIDEO, 10.0) if c.label == "dog"]
+    assert coarse == [(0.0, 6.0)], "half of 0-2, 2-4 and all of 4-6"
+
+
+def test_a_perfect_grid_scores_all_and_the_table_says_what_was_done(tmp_path: Path) -> None:
+    rows = [{"segment": [2.0, 4.0], "label": "dog"}, {"segment": [5.0, 9.0], "label": "rain"}]
+    video = {"duration": 10.0, "subset": "test", "annotations": rows}
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"database": {"a": video, "b": video}}))
+    found = measure_bounds(path, subset="test")
+    assert found.scores["oracle activity, 0.25 s grid"].average == 1.0
+    assert found.scores["whole video, oracle labels"].at(0.2) == 1.0
+    assert found.scores["whole video, oracle labels"].at(0.5) == 0.0
+    assert "2 videos" in found.format_table()
+    assert found.to_json()["bounds"]["oracle activity, 1 s grid"]["average_mAP"] == 1.0
+
+
+def test_the_command_prints_bounds_at_the_thresholds_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = {
+        "duration": 10.0,
+        "subset": "test",
+        "annotations": [{"segment": [0.0, 7.7], "label": "dog"}],
+    }
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"database": {"a": video}}))
+    words = ["eval", "--annotations", str(path), "--bounds", "--json", "--tiou", "0.5:0.25:1"]
+    assert main(words) == 0
+    whole = json.loads(capsys.readouterr().out)["bounds"]["whole video, oracle labels"]
+    assert whole["tiou"] == [0.5, 0.75, 1.0] and whole["mAP"] == [1.0, 1.0, 0.0]
+    assert main(["eval", "--annotations", str(path)]) == 2
+    assert "--bounds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0.5,0.4", "0", "1.5", "x", "0.5:0:0.9", ""])
+def test_thresholds_that_are_none_are_refused(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", "--annotations", "labels.json", "--bounds", "--tiou", text])
+    assert "--tiou" in capsys.readouterr().err
+
+
+def test_bounds_of_unav100_are_those_of_the_specification(shared: Callable[[str], Path]) -> None:
+    found = measure_bounds(shared("data/unav100_annotations.json"), subset="test").scores
+    expected = {
+        "whole video, oracle labels": 28.7,
+        "whole + halves + quarters, oracle labels": 36.3,
+        "oracle activity, 1 s grid": 89.8,
+        "oracle activity, 0.5 s grid": 95.6,
+        "oracle activity, 0.25 s grid": 98.5,
+    }
+    for name, value in expected.items():
+        assert 100 * found[name].average == pytest.approx(value, abs=0.2), name
+
+
+def test_bounds_of_activitynet_are_those_of_the_specification(
+    shared: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shared("data/annotations/activitynet")
+    with (folder / "video_info_new.csv").open(encoding="utf-8") as text:
+        subsets = {row["video"]: row["subset"] for row in csv.DictReader(text)}
+    database = {
+        id: {
+            "duration": entry["duration_second"],
+            "subset": subsets[id],
+            "annotations": [
+                row
+                for row in entry["annotations"]
+                if 0 <= row["segment"][0] < row["segment"][1]
+                and row["segment"][0] < entry["duration_second"]
+            ],
+        }
+        for id, entry in json.loads((folder / "anet_anno_action.json").read_text()).items()
+    }
+    for entry in database.values():
+        for row in entry["annotations"]:
+            row["segment"][1] = min(row["segment"][1], entry["duration"])
+    path = tmp_path / "activitynet.json"
+    path.write_text(json.dumps({"database": database}))
+    tiou = [0.5 + 0.05 * step for step in range(10)]
+    found = measure_bounds(path, subset="validation", tiou=tiou).scores
+    whole, activity = (
+        found[name] for name in ("whole video, oracle labels", "oracle activity, 0.5 s grid")
+    )
+    for value, expected in (
+        (whole.average, 20.7),
+        (whole.at(0.5), 35.4),
+        (whole.at(0.75), 19.7),
+        (whole.at(0.95), 4.8),
+        (activity.average, 95.1),
+    ):
+        assert 100 * value == pytest.approx(expected, abs=0.2)
