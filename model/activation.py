@@ -34,8 +34,8 @@ class Recipe:
         outer: Width of the surroundings that are compared with a candidate, in its lengths.
         sigma: Width of the Gaussian soft-NMS, per class.
         min_score: Candidates that end below it are dropped.
-        video_weight: Share of the video's score of the class that is added to the contrast, so that
-            candidates of two videos can be ranked.
+        video_weight: Weight of the video's score of the class beside the contrast, so that
+            candidates of two videos can be ranked: score = (contrast + w video) / (1 + w).
         min_video_score: Classes whose video score is below it are left out; the best class stays.
     """
 
@@ -186,9 +186,9 @@ def _suppress(
         end: (N,) step after the last.
         score: (N,) contrast.
         recipe: Width of the decay, smallest score.
-        bonus: Added to every contrast.
+        bonus: Weighted score of the video, added to every contrast.
     """
-    score = score + bonus
+    score = (score + bonus) / (1 + recipe.video_weight)
     reach = np.maximum.accumulate(end)
     run = np.concatenate([[0], np.cumsum(begin[1:] >= reach[:-1])])
     good = score > max(recipe.min_score, 0.0)

@@ -8,7 +8,7 @@ Shapes: T steps, C joint classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from extractors.features import Features
 from extractors.windows import WindowGrid
-from model.activation import Recipe, Segments, smooth
+from model.activation import Recipe, smooth
 from model.activation import segments_from_activation as find_segments
 from model.agreement import agreement, calibrate, log_odds
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Event
 from workflows.joint_classes import JointTable, load_joint_table
+from workflows.localise import segment_events
 
 CHUNK_STEPS = 4096  # steps whose scores are in memory at once: 17 minutes, some 12 MB
 SPARE_CURVES = 3  # strongest classes without an event that still get a curve
@@ -126,21 +127,16 @@ class AgreementScorer:
                 activation[:, column], valid, self.settings.recipe.smoothing
             )
         segments = find_segments(activation, self.settings.recipe)
-        events = once(self._events(segments, grid, len(valid), duration))
+        found = segment_events(
+            segments,
+            self.table.labels,
+            grid,
+            steps=len(valid),
+            duration=duration,
+            min_score=self.settings.min_score,
+        )
+        events = once(found)
         return events, self._curves(activation, events, grid)
-
-    def _events(
-        self, segments: Segments, grid: WindowGrid, steps: int, duration: float
-    ) -> Iterator[Event]:
-        """Segments as seconds. The first and the last step reach to the ends of the video."""
-        starts = np.where(segments.starts < 0, 0.0, grid.to_seconds(segments.starts))
-        ends = np.where(segments.ends > steps - 1, duration, grid.to_seconds(segments.ends))
-        for start, end, index, score in zip(
-            starts, ends, segments.classes, segments.scores, strict=True
-        ):
-            start, end = min(float(start), duration), min(float(end), duration)
-            if score >= self.settings.min_score and start < end:
-                yield Event(start, end, self.table.labels[index], float(score))
 
     def _curves(
         self, activation: NDArray[np.float16], events: list[Event], grid: WindowGrid

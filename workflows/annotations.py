@@ -31,6 +31,7 @@ DUPLICATE_S = 1e-3  # two events of a class whose ends are so near are one (UnAV
 SHOWN = 20  # problems that an error names
 
 BadRows = Literal["error", "drop"]
+Segments = Literal["read", "ignore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,18 @@ class VideoLabels:
         subset: Subset in lower case; empty where the file says none.
         duration: Seconds, or None where the file says none.
         events: Its events with score 1, in the order of the file.
+        only_classes: Classes of a video whose segments are unknown or were not to be read.
     """
 
     subset: str
     duration: float | None
     events: tuple[Event, ...]
+    only_classes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What happens in the video, each class once."""
+        return tuple(dict.fromkeys([*self.only_classes, *(event.label for event in self.events)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +93,24 @@ class Annotations:
         )
 
 
-def load_annotations(path: str | os.PathLike[str], *, bad_rows: BadRows = "error") -> Annotations:
+def load_annotations(
+    path: str | os.PathLike[str], *, bad_rows: BadRows = "error", segments: Segments = "read"
+) -> Annotations:
     """Read and check an annotation file.
 
     Args:
         path: The JSON file.
         bad_rows: ``error`` refuses a file with impossible rows; ``drop`` leaves them out and says
             so in the notes. Conflicts between labels and label ids are always refused.
+        segments: ``ignore`` looks at no segment, which then may be missing or wrong, and gives
+            each video its classes alone.
 
     Raises:
         ConfigError: The file cannot be read, is of another layout, or has wrong rows; each is
             named with its video and row.
     """
     path = Path(path)
-    check = _Check(path)
+    check = _Check(path, segments)
     database = check.database()
     for video, entry in database.items():
         check.video(video, entry)
@@ -115,8 +127,9 @@ def load_annotations(path: str | os.PathLike[str], *, bad_rows: BadRows = "error
 class _Check:
     """Walks through a file and collects what is wrong with it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, segments: Segments) -> None:
         self.path = path
+        self.segments = segments
         self.videos: dict[str, VideoLabels] = {}
         self.fatal: list[str] = []  # nothing can be made of the file
         self.problems: list[str] = []  # one row, or one video, cannot be used
@@ -149,16 +162,29 @@ class _Check:
             self.problems.append(f"video {id!r}: subset {subset!r} is no text")
             subset = ""
         events: list[Event] = []
+        labels: list[str] = []
         for index, row in enumerate(rows):
-            self._row(events, row, duration, f"video {id!r}, row {index}")
-        self.videos[id] = VideoLabels(subset.lower(), duration, tuple(events))
+            where = f"video {id!r}, row {index}"
+            label = self._label(row, where)
+            if label is not None and self.segments == "ignore":
+                labels.append(label)
+            elif label is not None:
+                self._row(events, label, row, duration, where)
+        self.videos[id] = VideoLabels(
+            subset.lower(), duration, tuple(events), tuple(dict.fromkeys(labels))
+        )
 
-    def _row(self, events: list[Event], row: Any, duration: float | None, where: str) -> None:
+    def _label(self, row: Any, where: str) -> str | None:
         label = row.get("label") if isinstance(row, dict) else None
         if not isinstance(label, str) or not label.strip():
             self.problems.append(f"{where}: has no 'label'")
-            return
+            return None
         self._note_id(label, row.get("label_id"), where)
+        return label
+
+    def _row(
+        self, events: list[Event], label: str, row: Any, duration: float | None, where: str
+    ) -> None:
         segment = row.get("segment")
         if not isinstance(segment, list) or len(segment) != 2 or not all(map(_finite, segment)):
             self.problems.append(f"{where}: segment {segment!r} is not two finite seconds")

@@ -205,13 +205,28 @@ class SplitDataset:
             id,
             *feature_tensors(self.features(id), modalities=self._modalities),
             segments=self._segments(id),
-            labels=torch.tensor(
-                [self._number[event.label] for event in self.videos[id].events], dtype=torch.long
-            ),
+            labels=self._labels(id),
         )
         if self._cache is not None:
             self._cache[id] = sample
         return sample
+
+    def crop(
+        self,
+        sample: Sample,
+        *,
+        max_steps: int,
+        share: tuple[float, float],
+        keep: float,
+        generator: random.Random,
+    ) -> Sample:
+        """A random piece of a sample as training shows it; see `random_crop`."""
+        return random_crop(sample, max_steps=max_steps, share=share, keep=keep, generator=generator)
+
+    def _labels(self, id: str) -> Tensor:
+        """(N,) class numbers of a video's events."""
+        numbers = [self._number[event.label] for event in self.videos[id].events]
+        return torch.tensor(numbers, dtype=torch.long)
 
     def _segments(self, id: str) -> Tensor:
         """(N, 2) events of a video in steps."""

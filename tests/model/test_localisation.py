@@ -1,0 +1,48 @@
+"""Activation of long sequences in pieces."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.clasp import CLASP
+from model.decoding import DecodingSettings
+from model.localisation import activate_sequence
+
+
+def network() -> CLASP:
+    torch.manual_seed(0)
+    return CLASP(vision_dim=4, audio_dim=3, classes=2, channels=8, heads=2, max_seq_len=64).eval()
+
+
+def sequence(steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(steps, dtype=torch.bool)
+    vision = torch.randn(4, steps, generator=generator)
+    return vision, torch.randn(3, steps, generator=generator), mask, mask.clone()
+
+
+def test_a_short_sequence_is_what_the_network_says() -> None:
+    model, inputs = network(), sequence(50)
+    found = activate_sequence(model, *inputs)
+    said = model(*(x[None] for x in inputs))
+    assert torch.allclose(found.activation, said.activation[0].T)
+    assert torch.allclose(found.video, said.video[0])
+
+
+def test_every_step_of_a_long_sequence_is_answered_by_the_piece_that_knows_it_best() -> None:
+    model, inputs = network(), sequence(150)
+    settings = DecodingSettings(chunk=64, overlap=20)
+    found = activate_sequence(model, *inputs, settings=settings)
+    assert found.activation.shape == (150, 2) and found.valid.all()
+    starts = (0, 44, 88)
+    pieces = [model(*(x[None, ..., s : s + 64] for x in inputs)) for s in starts]
+    for step in range(150):
+        owner = 0 if step < 54 else 1 if step < 98 else 2
+        expected = pieces[owner].activation[0, :, step - starts[owner]]
+        assert torch.allclose(found.activation[step], expected, atol=1e-6), step
+    assert torch.allclose(found.video, torch.stack([p.video[0] for p in pieces]).amax(0))
+
+
+def test_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 steps"):
+        activate_sequence(network(), *sequence(0))

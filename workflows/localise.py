@@ -1,0 +1,43 @@
+"""From activation on a grid to events in seconds, for every detector that has activation.
+
+Shapes: T steps, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from extractors.windows import WindowGrid
+from model.activation import Segments
+from pipeline.core.events import Event
+
+
+def segment_events(
+    segments: Segments,
+    labels: Sequence[str],
+    grid: WindowGrid,
+    *,
+    steps: int,
+    duration: float,
+    min_score: float,
+) -> Iterator[Event]:
+    """Segments as events. The first and the last step reach to the ends of the video.
+
+    Args:
+        segments: On the grid, best first.
+        labels: Name of each class.
+        grid: Where the steps lie.
+        steps: T of the video.
+        duration: Seconds; events end there at the latest.
+        min_score: Weaker segments are left out.
+    """
+    starts = np.where(segments.starts < 0, 0.0, grid.to_seconds(segments.starts))
+    ends = np.where(segments.ends > steps - 1, duration, grid.to_seconds(segments.ends))
+    for start, end, index, score in zip(
+        starts, ends, segments.classes, segments.scores, strict=True
+    ):
+        start, end = min(float(start), duration), min(float(end), duration)
+        if score >= min_score and start < end:
+            yield Event(start, end, labels[index], float(score))

@@ -1,0 +1,74 @@
+"""Training samples that know the classes of a video and nothing of when they happen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from extractors.store import FeatureStore
+from workflows.annotations import VideoLabels
+from workflows.dataset import Sample, SplitDataset
+
+
+class WeakDataset(SplitDataset):
+    """The videos of one split with video-level labels.
+
+    Segments are dropped on entry, so nothing behind this class can read one. A sample has no
+    segments, and as labels each class of its video once.
+
+    Args:
+        store: The features.
+        videos: The labelled videos, by id.
+        classes: Class names in order.
+        modalities: As for `SplitDataset`.
+        cache_bytes: As for `SplitDataset`.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        videos: Mapping[str, VideoLabels],
+        classes: Sequence[str],
+        *,
+        modalities: str = "both",
+        cache_bytes: int = 0,
+    ) -> None:
+        blind = {
+            id: replace(video, events=(), only_classes=video.classes)
+            for id, video in videos.items()
+        }
+        super().__init__(store, blind, classes, modalities=modalities, cache_bytes=cache_bytes)
+
+    def _labels(self, id: str) -> Tensor:
+        numbers = [self._number[name] for name in self.videos[id].classes]
+        return torch.tensor(numbers, dtype=torch.long)
+
+    def crop(
+        self,
+        sample: Sample,
+        *,
+        max_steps: int,
+        share: tuple[float, float],
+        keep: float,
+        generator: random.Random,
+    ) -> Sample:
+        """A random piece that keeps every label: where the events are is not known.
+
+        A piece of a video longer than ``max_steps`` may miss an event whose label it keeps.
+        """
+        steps = sample.steps
+        low, high = (max(1, round(bound * steps)) for bound in share)
+        length = min(max_steps, generator.randint(low, high))
+        start = generator.randint(0, steps - length)
+        piece = slice(start, start + length)
+        return replace(
+            sample,
+            vision=sample.vision[:, piece],
+            audio=sample.audio[:, piece],
+            vision_mask=sample.vision_mask[piece],
+            audio_mask=sample.audio_mask[piece],
+        )
