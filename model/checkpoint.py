@@ -15,13 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.build import build_loco
+from model.build import Network, build_network
 from model.loco import LoCo
 from pipeline.core.atomic import atomic_path, write_json
 from pipeline.core.errors import CheckpointError, ConfigError
 
 FORMAT = 1
-BINDING = ("architecture", "classes", "digest")  # what both copies of a card must agree on
+BINDING = (
+    "method",
+    "architecture",
+    "classes",
+    "digest",
+)  # what both copies of a card must agree on
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Card:
     """What a checkpoint is.
 
     Attributes:
-        architecture: Arguments of `LoCo`.
+        architecture: Arguments of the network's class.
         classes: Names of the K classes in order.
         backbone: Description of the backbone whose features it was trained on, its grid included.
         digest: That backbone's digest.
@@ -38,6 +43,7 @@ class Card:
         licence: Of the weights.
         command: The command that made it.
         format: Version of this card.
+        method: Name of the network in `model.build.METHODS`.
     """
 
     architecture: dict[str, Any]
@@ -49,6 +55,7 @@ class Card:
     licence: str = ""
     command: str = ""
     format: int = FORMAT
+    method: str = "loco"
 
 
 def card_path(path: Path) -> Path:
@@ -61,7 +68,7 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], card: Card) -> None:
 
     Args:
         path: The ``.safetensors`` file.
-        state: Of `LoCo`, buffers included: the running normaliser is one.
+        state: Of the network, buffers included: LoCo's running normaliser is one.
         card: What it is.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
@@ -71,15 +78,15 @@ def save_checkpoint(path: Path, state: dict[str, Tensor], card: Card) -> None:
     write_json(card_path(path), asdict(card))
 
 
-def load_checkpoint(path: Path) -> tuple[LoCo, Card]:
-    """A model in eval mode on the CPU, and its card.
+def load_network(path: Path) -> tuple[Network, Card]:
+    """A network in eval mode on the CPU, and its card.
 
     Raises:
         CheckpointError: The file is missing or damaged, or weights and card do not fit each other.
     """
     card = read_card(path)
     try:
-        model = build_loco(**card.architecture)
+        model = build_network(card.method, **card.architecture)
         model.load_state_dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
@@ -90,6 +97,20 @@ def load_checkpoint(path: Path) -> tuple[LoCo, Card]:
             hint="it was made by another version of this program, or by another one",
         ) from error
     return model.eval(), card
+
+
+def load_checkpoint(path: Path) -> tuple[LoCo, Card]:
+    """As `load_network`, where only LoCo will do.
+
+    Raises:
+        CheckpointError: As `load_network`; or the checkpoint is of another method.
+    """
+    model, card = load_network(path)
+    if not isinstance(model, LoCo):
+        raise CheckpointError(
+            f"checkpoint {path} is of the method {card.method!r}", hint="give one of LoCo"
+        )
+    return model, card
 
 
 def read_card(path: Path) -> Card:

@@ -14,9 +14,11 @@ from model.checkpoint import (
     Card,
     card_path,
     load_checkpoint,
+    load_network,
     read_card,
     save_checkpoint,
 )
+from model.clasp import CLASP
 from model.loco import LoCo
 from pipeline.core.errors import CheckpointError
 
@@ -47,6 +49,30 @@ def test_weights_and_card_return_as_they_were(saved: tuple[Path, LoCo]) -> None:
     assert not loaded.training
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_a_card_says_which_method_its_weights_are_of(tmp_path: Path) -> None:
+    architecture = {"vision_dim": 4, "audio_dim": 3, "classes": 2, "channels": 8, "heads": 2}
+    model = CLASP(**architecture)
+    path = tmp_path / "weak.safetensors"
+    save_checkpoint(path, model.state_dict(), Card(architecture, NAMES, {}, "", method="clasp"))
+    loaded, card = load_network(path)
+    assert isinstance(loaded, CLASP) and card.method == "clasp"
+    with pytest.raises(CheckpointError, match="of the method 'clasp'"):
+        load_checkpoint(path)
+    save_checkpoint(path, model.state_dict(), Card(architecture, NAMES, {}, "", method="clap"))
+    with pytest.raises(CheckpointError, match="unknown method 'clap'"):
+        load_network(path)
+
+
+def test_cards_of_before_there_were_methods_are_of_loco(saved: tuple[Path, LoCo]) -> None:
+    path, model = saved
+    value = json.loads(card_path(path).read_text())
+    del value["method"]
+    save_file(model.state_dict(), path, metadata={"card": json.dumps(value)})
+    card_path(path).write_text(json.dumps(value))
+    assert read_card(path).method == "loco"
+    assert isinstance(load_network(path)[0], LoCo)
 
 
 def test_the_normaliser_travels_in_the_checkpoint(tmp_path: Path) -> None:
