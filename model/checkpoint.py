@@ -57,6 +57,22 @@ class Card:
     format: int = FORMAT
     method: str = "loco"
 
+    def check_features(self, digest: str) -> None:
+        """Refuse features of another backbone.
+
+        Args:
+            digest: Of the features.
+
+        Raises:
+            CheckpointError: It is not the one that the model was trained on.
+        """
+        if digest != self.digest:
+            raise CheckpointError(
+                f"the model was trained on features of backbone {self.backbone.get('name')!r} "
+                f"(digest {self.digest}), these have digest {digest}",
+                hint="extract the features again with the model's backbone",
+            )
+
 
 def card_path(path: Path) -> Path:
     """The card beside a weights file."""
