@@ -7,10 +7,8 @@ the earliest stream start. Read with PyAV, so that no ffprobe program is needed.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 from av.stream import Disposition
 
 from extractors.media.ffmpeg import PROTOCOLS, media_url
+from extractors.media.lengths import check_density, packets, promised_end, scan_ends
 from extractors.windows import CLOCK_RESOLUTION_S
 from pipeline.core.errors import MediaError
 
@@ -28,10 +27,7 @@ OPEN_TIMEOUT_S = 60.0
 HEAD_PACKETS = 300  # packets of a picture stream that are looked at
 HEAD_BYTES = 64 << 20
 SCAN_BYTES = 256 << 20  # a larger file without a duration is not read twice
-LONGEST_S = 10 * 365 * 86400.0  # a promise beyond this is a broken header
 TIMESTAMPS_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT of libavformat
-# Durations of these are guessed from the bit rate, often far off.
-GUESSED_DURATION = {"aac", "mp3", "ac3", "eac3", "dts", "h264", "hevc", "m4v", "mpegvideo", "av1"}
 # Lists of other files, and text drawn as pictures: nothing that somebody filmed.
 NOT_MEDIA = {"hls", "concat", "dash", "ffmetadata", "tty", "lavfi"}
 
@@ -205,16 +201,18 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
     discontinuous = bool(container.format.flags & TIMESTAMPS_MAY_JUMP)
     streams = [stream for stream in (video, audio) if stream is not None]
     zero = _zero(container, streams, discontinuous)
-    ends = {stream.index: _promised_end(container, stream, zero) for stream in streams}
+    ends = {stream.index: promised_end(container, stream, zero) for stream in streams}
     if all(end is None for end in ends.values()) and size <= SCAN_BYTES:
         with _opened(path) as again:
-            ends = _scan_ends(again, ends, zero)
+            ends = scan_ends(again, ends, zero)
     known = [end for end in ends.values() if end is not None]
+    duration = max(known, default=None)
+    check_density(path, size, duration)
     return MediaInfo(
         path=path,
         container=name,
         size_bytes=size,
-        duration=max(known) if known else None,
+        duration=duration,
         clock_offset=zero,
         video=video and _video_stream(container, video, zero, ends[video.index], count == 1),
         audio=audio and _audio_stream(audio, zero, ends[audio.index]),
@@ -253,60 +251,6 @@ def _on_clock(stamp: int, time_base: Fraction, zero: float) -> float:
     return 0.0 if second < CLOCK_RESOLUTION_S else second
 
 
-def _plausible(seconds: float | None) -> float | None:
-    if seconds is None or not math.isfinite(seconds) or not 0 < seconds < LONGEST_S:
-        return None
-    return seconds
-
-
-def _promised_end(container: Any, stream: Any, zero: float) -> float | None:
-    """Second of the container clock at which a stream ends, from the headers alone."""
-    if GUESSED_DURATION & set(container.format.name.split(",")):
-        return None
-    if stream.duration is not None:
-        start = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
-        return _plausible(start - zero + float(stream.duration * stream.time_base))
-    tagged = _clock_text(stream.metadata.get("DURATION", ""))
-    if tagged is not None:  # Matroska: the end on the file's own clock
-        return _plausible(tagged - zero)
-    if container.duration is None:
-        return None
-    end = float(Fraction(container.duration, av.time_base))
-    return _plausible(end - zero if "matroska" in container.format.name else end)
-
-
-def _clock_text(text: str) -> float | None:
-    """Seconds of a ``hh:mm:ss.fraction`` tag."""
-    parts = text.split(":")
-    if len(parts) != 3:
-        return None
-    with contextlib.suppress(ValueError):
-        return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
-    return None
-
-
-def _scan_ends(
-    container: Any, ends: dict[int, float | None], zero: float
-) -> dict[int, float | None]:
-    """Ends of streams by their last packets, for files that do not say."""
-    last: dict[int, float | None] = dict(ends)
-    for packet in _packets(container, [container.streams[index] for index in ends]):
-        stamp = packet.dts if packet.pts is None else packet.pts
-        if stamp is None:
-            continue
-        end = float((stamp + (packet.duration or 0)) * packet.time_base) - zero
-        last[packet.stream_index] = max(last[packet.stream_index] or 0.0, end)
-    return {index: _plausible(end) for index, end in last.items()}
-
-
-def _packets(container: Any, streams: list[Any]) -> Iterator[Any]:
-    """Packets until the file ends, be it in good order or in a broken place."""
-    with contextlib.suppress(av.FFmpegError):
-        for packet in container.demux(*streams):
-            if packet.size:
-                yield packet
-
-
 @dataclass(slots=True)
 class _Head:
     """The beginning of a picture stream: sorted timestamps, hidden packets, the first frame."""
@@ -321,7 +265,7 @@ def _read_head(container: Any, stream: Any) -> _Head:
     total = 0
     if stream.codec_context is not None:
         stream.codec_context.thread_count = 1  # with more, the first frame comes late
-    for number, packet in enumerate(_packets(container, [stream])):
+    for number, packet in enumerate(packets(container, [stream])):
         stamp = packet.dts if packet.pts is None else packet.pts
         head.hidden |= bool(packet.is_discard)
         if stamp is not None and not packet.is_discard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from extractors.media.lengths import check_density
 from extractors.media.probe import probe
 from fixtures.media import NAMES, Zoo, run_ffmpeg
 from pipeline.core.errors import MediaError
@@ -162,3 +164,27 @@ def test_media_modules_load_no_torch_and_no_decord() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_clip_whose_timestamps_jump_by_days_is_refused(zoo: Zoo, tmp_path: Path) -> None:
+    """One flipped bit of a fragment's time would make a decoder repeat one frame for days."""
+    data = bytearray(zoo["fragmented.mp4"].path.read_bytes())
+    place = data.rindex(b"tfdt") + 4  # version and flags, then the time in ticks
+    width = 8 if data[place] == 1 else 4
+    ticks = 2**31 + int.from_bytes(data[place + 4 : place + 4 + width], "big")
+    data[place + 4 : place + 4 + width] = ticks.to_bytes(width, "big")
+    path = tmp_path / "jump.mp4"
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match="timestamps are damaged"):
+        probe(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "duration", "sparse"),
+    [(7200, 3600.0, False), (7200, 3601.0, True), (10, 60.0, False), (10, None, False)],
+)
+def test_only_hours_in_next_to_no_bytes_are_refused(
+    tmp_path: Path, size: int, duration: float | None, sparse: bool
+) -> None:
+    with pytest.raises(MediaError) if sparse else contextlib.nullcontext():
+        check_density(tmp_path / "clip.mp4", size, duration)
