@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check test bench gpu-check
+.PHONY: check test torture bench gpu-check
 
 check:  ## style, formatting and types
 	$(PYTHON) -m ruff check .
@@ -9,6 +9,9 @@ check:  ## style, formatting and types
 
 test:  ## the whole suite; needs no network and no system package
 	$(PYTHON) -m pytest -n 2
+
+torture:  ## 432 damaged files and 50 rounds of killed processes; a quarter of an hour on 2 cores
+	TORTURE=full $(PYTHON) -m pytest -n 2 tests/torture
 
 bench:  ## speed and memory on this machine, over a video that it makes itself
 	$(PYTHON) -m pipeline bench speed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -21,7 +22,14 @@ from pipeline.recipe import Recipe
 T = TypeVar("T")
 Place = tuple[str, ...]
 
-__all__ = ["Recipe", "dump_recipe", "load_recipe"]
+__all__ = [
+    "Recipe",
+    "YamlReader",
+    "dump_recipe",
+    "find_problems",
+    "load_recipe",
+    "report_problems",
+]
 
 
 def load_recipe(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Recipe:
@@ -36,17 +44,32 @@ def load_recipe(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) 
             them are in the message, with line numbers.
     """
     path = Path(path)
-    reader = _Reader(path)
+    recipe, problems = _read(path, overrides)
+    if problems:
+        raise ConfigError(report_problems(str(path), problems))
+    object.__setattr__(recipe, "source", path.absolute())
+    return recipe
+
+
+def find_problems(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> list[str]:
+    """All that `load_recipe` would complain about, one sentence each.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    return _read(Path(path), overrides)[1]
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """A recipe, to be used only where nothing is wrong with it, and what is wrong."""
+    reader = YamlReader(path)
     value = reader.read()
     for override in overrides:
         reader.override(value, override)
     recipe: Recipe = reader.build(Recipe, value, place=())
     if not reader.problems:
         reader.problems += cross_checks(recipe)
-    if reader.problems:
-        raise ConfigError(_report(str(path), reader.problems))
-    object.__setattr__(recipe, "source", path.absolute())
-    return recipe
+    return recipe, reader.problems
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -77,8 +100,17 @@ def cross_checks(recipe: Recipe) -> list[str]:
     return found
 
 
-class _Reader:
-    """Turns one file into a mapping, then into dataclasses, and collects what is wrong."""
+class YamlReader:
+    """Turns one file into a mapping, then into dataclasses, and collects what is wrong.
+
+    Fields of the dataclasses carry their limits as `pipeline.recipe` has them.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        problems: What is wrong so far, one sentence each with its line.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,6 +120,11 @@ class _Reader:
         self._overridden: set[Place] = set()
 
     def read(self) -> dict[str, Any]:
+        """The raw mapping.
+
+        Raises:
+            ConfigError: The file cannot be read or holds no mapping.
+        """
         try:
             loader = yaml.SafeLoader(self.path.read_text(encoding="utf-8"))
             node = loader.get_single_node()
@@ -142,7 +179,7 @@ class _Reader:
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
-            self._complain(place, f"holds {value!r}, not keys with values")
+            self._complain(place, f"holds {shown(value)}, not keys with values")
             value = {}
         known = {
             item.name: item
@@ -169,15 +206,15 @@ class _Reader:
         try:
             converted = self._convert(hint, value, place)
         except TypeError as error:
-            self._complain(place, f"{value!r} is not {error}")
+            self._complain(place, f"{shown(value)} is not {error}")
             return None
         options = item.metadata.get("options")
         if options and converted not in options:
             guess = _suggest(str(converted), options)
-            self._complain(place, f"{converted!r} is not one of {', '.join(options)}{guess}")
+            self._complain(place, f"{shown(converted)} is not one of {', '.join(options)}{guess}")
         limit = item.metadata.get("limit")
         if limit and not limit.holds(converted):
-            self._complain(place, f"{value!r} must be {limit.text}")
+            self._complain(place, f"{shown(value)} must be {limit.text}")
         return converted
 
     def _convert(self, hint: Any, value: Any, place: Place) -> Any:
@@ -191,7 +228,12 @@ class _Reader:
             return self._path(value, place)
         if hint is float:
             return _number(value)
-        names = {bool: "true or false", int: "a whole number", str: "text"}
+        names = {
+            bool: "true or false",
+            int: "a whole number",
+            str: "text",
+            dict: "keys with values",
+        }
         if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
             raise TypeError(names[hint])
         return value
@@ -232,7 +274,8 @@ def _suggest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _report(name: str, problems: Sequence[str]) -> str:
+def report_problems(name: str, problems: Sequence[str]) -> str:
+    """One message for all that is wrong with a file."""
     if len(problems) == 1:
         return f"{name}: {problems[0]}"
     return "\n  ".join([f"{name} has {len(problems)} problems:", *problems])
@@ -243,3 +286,13 @@ def _first_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     words = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"line {mark.line + 1}: {words}" if mark is not None else words
+
+
+def shown(value: Any) -> str:
+    """A value as an error names it: its beginning, however deep or long it is.
+
+    A few lines of YAML aliases can stand for more values than a memory holds.
+    """
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring = 2, 6, 6, 200
+    return brief.repr(value)

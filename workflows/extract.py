@@ -57,6 +57,7 @@ def extract(
     overwrite: bool = False,
     retry_failed: bool = False,
     dry_run: bool = False,
+    weights_dir: str | os.PathLike[str] | None = None,
 ) -> ExtractReport:
     """Extract the features of media files into a store.
 
@@ -76,6 +77,7 @@ def extract(
         overwrite: Redo videos that are in the store.
         retry_failed: Try failed and quarantined videos again.
         dry_run: Only say what would be done.
+        weights_dir: Folder in which the backbone's weights are looked for first.
 
     Raises:
         NothingMatchedError: The inputs name no file.
@@ -107,10 +109,13 @@ def extract(
             device=device,
             reader=reader,
             overwrite=overwrite,
+            weights_dir=None if weights_dir is None else str(weights_dir),
         )
         for item in todo
     ]
-    rows += _run(jobs, store, scheduler=scheduler or "serial", workers=workers)
+    rows += _run(
+        jobs, store, scheduler=scheduler or "serial", workers=workers, use_gpus=device != "cpu"
+    )
     store.pack(min_videos=PACK_VIDEOS)
     return ExtractReport(_in_order(rows, items), time.perf_counter() - started)
 
@@ -216,12 +221,17 @@ def _estimate(todo: Sequence[MediaItem], spec: BackboneSpec) -> tuple[Plan, list
 
 
 def _run(
-    jobs: Sequence[ExtractJob], store: FeatureStore, *, scheduler: str, workers: int | None
+    jobs: Sequence[ExtractJob],
+    store: FeatureStore,
+    *,
+    scheduler: str,
+    workers: int | None,
+    use_gpus: bool,
 ) -> list[ExtractRow]:
     rows: list[ExtractRow] = []
     if not jobs:
         return rows
-    results = run_tasks(extract_one, jobs, scheduler=scheduler, workers=workers)
+    results = run_tasks(extract_one, jobs, scheduler=scheduler, workers=workers, use_gpus=use_gpus)
     with (
         _interruptible() as asked,
         Progress(len(jobs), what="extracting") as bar,

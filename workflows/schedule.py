@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pipeline.core.errors import EnvironmentFault, UsageError
@@ -23,6 +24,8 @@ Value = TypeVar("Value")
 
 DEATHS = 2  # workers that a task may take with it before it is given up
 CONNECT_S = 15.0
+GPU = "GPU"  # the resource that a worker with a GPU offers: dask worker ... --resources GPU=1
+QUIET = ("distributed.worker", "distributed.nanny", "distributed.scheduler", "distributed.client")
 WORKERS_S = 120.0  # a cluster that starts its workers on demand needs a moment
 
 
@@ -51,6 +54,7 @@ def run_tasks(
     *,
     scheduler: str = "serial",
     workers: int | None = None,
+    use_gpus: bool = False,
 ) -> Generator[TaskResult[Item, Value], None, None]:
     """Run ``task`` on each item and yield results as they come.
 
@@ -63,6 +67,9 @@ def run_tasks(
         scheduler: ``serial`` runs in this process; ``dask`` starts worker processes on this
             machine; anything with ``://`` or a port is the address of a running Dask scheduler.
         workers: Number of processes for ``dask``; None for one per core, or one per GPU.
+        use_gpus: Whether the task wants a GPU where there is one. ``dask`` then starts a process
+            for each GPU of this machine, which sees that one only; on a running cluster only
+            workers that offer the resource ``GPU`` get tasks, if any does.
 
     Yields:
         One result per item, in the order in which they end.
@@ -80,9 +87,9 @@ def run_tasks(
             )
         return (_guarded(task, item) for item in items)
     if scheduler == "dask":
-        return _run_on_dask(task, items, address=None, workers=workers)
+        return _run_on_dask(task, items, address=None, workers=workers, use_gpus=use_gpus)
     if ":" in scheduler:
-        return _run_on_dask(task, items, address=scheduler, workers=None)
+        return _run_on_dask(task, items, address=scheduler, workers=None, use_gpus=use_gpus)
     raise UsageError(
         f"unknown scheduler {scheduler!r}",
         hint="use serial, dask, or the address of a Dask scheduler such as tcp://10.0.0.1:8786",
@@ -122,29 +129,37 @@ def _run_on_dask(
     *,
     address: str | None,
     workers: int | None,
+    use_gpus: bool,
 ) -> Generator[TaskResult[Item, Value], None, None]:
-    """Keep one task per worker in flight, so that a dying worker blames nobody else's."""
+    """Keep one task per worker in flight, so that a dying worker blames nobody else's.
+
+    How many workers there are is asked again after each task: clusters grow and shrink.
+    """
     from distributed import KilledWorker, as_completed
 
-    with _client(address, workers) as (client, width):
+    with _client(address, workers, use_gpus=use_gpus) as client:
         waiting = iter(items)
         running: dict[Any, Item] = {}
         done = as_completed(loop=client.loop)
-
-        def submit() -> None:
-            for item in waiting:
-                future = client.submit(_guarded, task, item, pure=False, retries=0)
-                running[future] = item
-                done.add(future)
+        resources = _resources(client) if use_gpus else None
+        more = True
+        while True:
+            width = _width(client, resources)
+            while more and len(running) < width:
+                more = False
+                for item in waiting:
+                    future = client.submit(
+                        _guarded, task, item, pure=False, retries=0, resources=resources
+                    )
+                    running[future] = item
+                    done.add(future)
+                    more = True
+                    break
+            if not running:
                 return
-
-        for _ in range(width):
-            submit()
-        while running:
             future = next(done)
             item = running.pop(future)
-            submit()
-            error = future.exception()
+            error = _error_of(future, client)
             if error is None:
                 yield future.result()
             else:
@@ -152,18 +167,33 @@ def _run_on_dask(
             future.release()
 
 
+def _error_of(future: Any, client: Any) -> BaseException | None:
+    """What a finished task raised.
+
+    Raises:
+        EnvironmentFault: The scheduler is gone, and the task's end with it.
+    """
+    if future.status in ("cancelled", "lost") or client.status not in ("running", "connecting"):
+        raise EnvironmentFault(
+            "the Dask scheduler is gone",
+            hint="start it again and run the same command: what was done is kept",
+        )
+    error: BaseException | None = future.exception()
+    return error
+
+
 @contextmanager
-def _client(address: str | None, workers: int | None) -> Iterator[tuple[Any, int]]:
-    """A client and the number of tasks to keep in flight."""
+def _client(address: str | None, workers: int | None, *, use_gpus: bool) -> Iterator[Any]:
+    """A client whose cluster has one worker at least."""
     import dask
     from distributed import Client
 
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_settings()))
-        for name in ("distributed.worker", "distributed.nanny", "distributed.scheduler"):
+        for name in QUIET:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told in results
         if address is None:
-            cluster = stack.enter_context(_local_cluster(workers))
+            cluster = stack.enter_context(_local_cluster(workers, use_gpus=use_gpus))
             client = stack.enter_context(Client(cluster, set_as_default=False))
         else:
             try:
@@ -175,29 +205,77 @@ def _client(address: str | None, workers: int | None) -> Iterator[tuple[Any, int
                     f"no Dask scheduler answers at {address}",
                     hint="check the address; dask scheduler prints it when it starts",
                 ) from error
-        yield client, _width(client)
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError as error:
+            raise EnvironmentFault(
+                f"the Dask scheduler has had no worker for {WORKERS_S:g} s",
+                hint="start some with: dask worker ADDRESS --nthreads 1",
+            ) from error
+        yield client
 
 
-def _local_cluster(workers: int | None) -> Any:
-    from distributed import LocalCluster
+def local_gpus() -> list[str]:
+    """Numbers or names of the GPUs that this process may use, without asking their driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    devices = sorted(
+        int(path.name.removeprefix("nvidia"))
+        for path in Path("/dev").glob("nvidia*")
+        if path.name.removeprefix("nvidia").isdigit()
+    )
+    return [str(number) for number in range(len(devices))]
 
-    count = workers or core_count()
+
+def _local_cluster(workers: int | None, *, use_gpus: bool) -> Any:
+    """Worker processes of one thread each: one for each GPU, else as many as asked or as cores."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = local_gpus() if use_gpus else []
+    count = workers or len(gpus) or core_count()
     threads = str(max(1, core_count() // count))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    common = dict.fromkeys(names, threads)
+    specs = {}
+    for number in range(count):
+        mine = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+        options = {
+            "nthreads": 1,
+            "memory_limit": 0,
+            "env": {**common, **mine},
+            "resources": {GPU: 1} if gpus else {},
+            "dashboard_address": None,
+            "silence_logs": logging.CRITICAL,
+        }
+        specs[number] = {"cls": Nanny, "options": options}
     try:
-        return LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            memory_limit=0,
-            env=dict.fromkeys(names, threads),
+        return SpecCluster(
+            workers=specs,
+            scheduler={
+                "cls": Scheduler,
+                "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "port": 0},
+            },
             silence_logs=logging.CRITICAL,
         )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise EnvironmentFault(
             f"worker processes cannot be started: {error}", hint="use --scheduler serial"
         ) from error
+
+
+def _resources(client: Any) -> dict[str, float] | None:
+    """What a task must find at its worker: a GPU where any worker offers one."""
+    offers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return {GPU: 1} if any(worker["resources"].get(GPU, 0) >= 1 for worker in offers) else None
+
+
+def _width(client: Any, resources: dict[str, float] | None) -> int:
+    """Number of tasks to keep in flight: one for each thread, or for each GPU that is offered."""
+    if resources is None:
+        return max(1, sum(client.nthreads().values()))
+    offers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return max(1, int(sum(worker["resources"].get(GPU, 0) for worker in offers)))
 
 
 def _settings() -> dict[str, Any]:
@@ -209,15 +287,3 @@ def _settings() -> dict[str, Any]:
         "distributed.comm.timeouts.connect": f"{CONNECT_S:g}s",
         "distributed.admin.log-format": "%(message)s",
     }
-
-
-def _width(client: Any) -> int:
-    """Number of worker threads, once there is one at least."""
-    try:
-        client.wait_for_workers(1, timeout=WORKERS_S)
-    except TimeoutError as error:
-        raise EnvironmentFault(
-            f"the Dask scheduler has had no worker for {WORKERS_S:g} s",
-            hint="start some with: dask worker ADDRESS --nthreads 1",
-        ) from error
-    return sum(client.nthreads().values())

@@ -191,7 +191,9 @@ def _unreadable(path: Path, error: av.FFmpegError) -> MediaError:
 def _describe(path: Path, size: int, container: Any) -> MediaInfo:
     name = container.format.name
     video, count = _best_video(container)
-    audio = next(iter(container.streams.audio), None)
+    # A stream whose header is gone has no codec, and cannot be decoded.
+    heard = (stream for stream in container.streams.audio if stream.codec_context is not None)
+    audio = next(heard, None)
     if NOT_MEDIA & set(name.split(",")) or (video is None and audio is None):
         raise MediaError(
             path,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import EnvironmentFault, MediaError, UsageError
-from workflows.schedule import TaskResult, run_tasks
+from workflows.schedule import TaskResult, local_gpus, run_tasks
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,3 +128,48 @@ def test_neither_dask_nor_torch_is_loaded_before_it_is_needed() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def see_gpu(item: int) -> tuple[int, str]:
+    time.sleep(0.2)
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def test_each_gpu_of_this_machine_has_a_process_that_sees_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    results = list(run_tasks(see_gpu, range(6), scheduler="dask", use_gpus=True))
+    seen = {result.value for result in results if result.value}
+    assert len(results) == 6 and sorted(gpu for _, gpu in seen) == ["3", "5"]
+
+
+@pytest.mark.parametrize(("visible", "count"), [("0,1,2", 3), ("", 0), ("-1", 0), ("GPU-ab12", 1)])
+def test_gpus_are_counted_as_the_driver_will_show_them(
+    monkeypatch: pytest.MonkeyPatch, visible: str, count: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert len(local_gpus()) == count
+
+
+def test_on_a_cluster_only_workers_that_offer_a_gpu_get_gpu_tasks() -> None:
+    from distributed import Scheduler, SpecCluster, Worker
+
+    specs = {
+        number: {"cls": Worker, "options": {"nthreads": 1, "resources": offer, "name": name}}
+        for number, (name, offer) in enumerate([("cpu", {}), ("gpu", {"GPU": 1})])
+    }
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    with SpecCluster(workers=specs, scheduler=scheduler) as cluster:
+        address = cluster.scheduler_address
+        found = list(run_tasks(worker_name, range(4), scheduler=address, use_gpus=True))
+        plain = list(run_tasks(worker_name, range(6), scheduler=address))
+    assert {result.value for result in found} == {"gpu"}
+    assert {result.value for result in plain} == {"cpu", "gpu"}
+
+
+def worker_name(item: int) -> str:
+    from distributed import get_worker
+
+    time.sleep(0.2)
+    return str(get_worker().name)

@@ -1,0 +1,159 @@
+"""Extraction as its users run it: separate processes, a scheduler, workers with their own scratch.
+
+Everything listens on loopback only and ends with its context.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+SCRIPT = """
+import sys
+from fixtures.backbones import SLOW_TOY
+from pipeline.core.errors import PipelineError
+from workflows.extract import extract
+if __name__ == "__main__":
+    try:
+        report = extract([sys.argv[1]], sys.argv[2], backbone=SLOW_TOY, scheduler=sys.argv[3])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(report.exit_code)
+"""
+
+
+def environment(delay: float) -> dict[str, str]:
+    """Of a process that finds the toys; ``delay`` is what a batch of the slow one takes."""
+    return {**os.environ, "PYTHONPATH": PATHS, "TOY_DELAY_S": str(delay), "OMP_NUM_THREADS": "1"}
+
+
+def start_extract(
+    videos: Path, out: Path, *, scheduler: str = "serial", delay: float = 0.05
+) -> subprocess.Popen[str]:
+    """One job; its process leads a group of its own."""
+    script = out.parent / "extract_slow_toy.py"
+    script.write_text(SCRIPT)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(videos), str(out), scheduler],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(delay),
+        start_new_session=True,
+    )
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for a job and all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+class Cluster:
+    """``dask scheduler`` and ``dask worker`` processes, as docs/cluster.md starts them.
+
+    Args:
+        folder: For logs and for the scratch folder of each worker.
+        workers: Number of workers.
+        delay: See `environment`.
+        offer: Resources that each worker offers, as on the command line.
+    """
+
+    def __init__(
+        self, folder: Path, *, workers: int = 2, delay: float = 0.05, offer: str = ""
+    ) -> None:
+        self.folder = folder
+        self._delay = delay
+        self._offer = offer
+        self._processes: list[subprocess.Popen[bytes]] = []
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+        self.scheduler = self._start_scheduler()
+        self.workers = [self.add_worker() for _ in range(workers)]
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            _kill_tree(process.pid)
+            process.wait()
+
+    def _start_scheduler(self) -> subprocess.Popen[bytes]:
+        port = self.address.rpartition(":")[2]
+        return self._start(["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"])
+
+    def add_worker(self) -> subprocess.Popen[bytes]:
+        """Start one more worker; its nanny starts it again when it dies."""
+        scratch = self.folder / f"scratch{len(self._processes)}"
+        words = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
+        words += ["--local-directory", str(scratch)]
+        words += ["--resources", self._offer] if self._offer else []
+        return self._start(words)
+
+    def kill_a_worker(self, number: int) -> None:
+        """SIGKILL for the process that works, under its nanny."""
+        nanny = self.workers[number % len(self.workers)]
+        for child in psutil.Process(nanny.pid).children(recursive=True):
+            child.kill()
+
+    def restart_scheduler(self) -> None:
+        """SIGKILL, then a new one at the same address."""
+        _kill_tree(self.scheduler.pid)
+        self.scheduler.wait()
+        self.scheduler = self._start_scheduler()
+
+    def _start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        log = (self.folder / f"dask{len(self._processes)}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dask", *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=environment(self._delay),
+        )
+        self._processes.append(process)
+        return process
+
+
+def _kill_tree(pid: int) -> None:
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    for each in [*process.children(recursive=True), process]:
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def wait_for(condition: object, *, seconds: float = 60.0) -> None:
+    """Until a function says yes."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def ledger_count(out: Path, outcome: str) -> int:
+    """Number of rows of an outcome in the ledger of a store, read while others write."""
+    rows = [path.read_text() for path in (out / "ledger").glob("*.jsonl")]
+    return sum(text.count(f'"{outcome}"') for text in rows)

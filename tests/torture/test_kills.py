@@ -1,0 +1,167 @@
+"""Processes that die at any moment: the store after a rerun is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from extractors.store import FeatureStore
+from fixtures.backbones import TOY
+from fixtures.media import run_ffmpeg
+from tests.torture import sized
+from tests.torture.processes import (
+    Cluster,
+    kill_group,
+    ledger_count,
+    start_extract,
+    wait_for,
+)
+from workflows.extract import extract
+
+COLOURS = ("lime", "blue", "gray", "white", "orange", "purple")
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for number, colour in enumerate(COLOURS):
+        picture = ["-f", "lavfi", "-i", f"color={colour}:s=64x48:r=10:d=2"]
+        sound = ["-f", "lavfi", "-i", f"sine={200 * (number + 1)}:d=2", "-c:a", "aac"]
+        codec = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
+        run_ffmpeg(*picture, *sound, *codec, folder / f"{colour}.mp4")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    out = tmp_path_factory.mktemp("undisturbed") / "features"
+    assert extract([videos], out, backbone=TOY).exit_code == 0
+    return FeatureStore.open(out)
+
+
+def assert_same(out: Path, expected: FeatureStore) -> None:
+    """Array for array, bit for bit, and nothing of it damaged."""
+    store = FeatureStore.open(out)
+    assert store.ids() == expected.ids()
+    for id in expected.ids():
+        one, other = store.read(id), expected.read(id)
+        assert one.summary == other.summary
+        for name, array in other.arrays.items():
+            assert one.arrays[name].tobytes() == array.tobytes(), (id, name)
+    assert list(store.verify()) == []
+    assert not list(out.rglob("*.tmp*"))
+
+
+def finish(videos: Path, out: Path) -> None:
+    """Run again until nothing is left to others: an orphaned worker may still be at its video."""
+
+    def all_settled() -> bool:
+        report = extract([videos], out, backbone=TOY, retry_failed=True)
+        assert report.exit_code == 0, report.format_table()
+        return not any("another process is extracting it" in row.reason for row in report.rows)
+
+    wait_for(all_settled)
+
+
+def kill_at_work(videos: Path, out: Path, *, after: float) -> None:
+    """Start a job and kill it some time after it has begun another video."""
+    before = ledger_count(out, "started")
+    job = start_extract(videos, out, delay=0.1)
+    wait_for(lambda: job.poll() is not None or ledger_count(out, "started") > before)
+    time.sleep(after)
+    kill_group(job)
+
+
+@pytest.mark.parametrize("seed", range(sized(1, 20)))
+def test_the_main_process_is_killed(
+    videos: Path, undisturbed: FeatureStore, tmp_path: Path, seed: int
+) -> None:
+    moment, out = random.Random(seed), tmp_path / "features"
+    for _ in range(2):
+        kill_at_work(videos, out, after=moment.uniform(0.0, 1.5))
+    finish(videos, out)
+    assert_same(out, undisturbed)
+
+
+def disturb_workers(cluster: Cluster, moment: random.Random) -> None:
+    cluster.kill_a_worker(moment.randrange(2))
+
+
+def disturb_scheduler(cluster: Cluster, moment: random.Random) -> None:
+    cluster.restart_scheduler()
+
+
+@pytest.mark.parametrize("seed", range(sized(1, 15)))
+@pytest.mark.parametrize("disturb", [disturb_workers, disturb_scheduler])
+def test_a_worker_or_the_scheduler_of_a_cluster_is_killed(
+    videos: Path,
+    undisturbed: FeatureStore,
+    tmp_path: Path,
+    disturb: Callable[[Cluster, random.Random], None],
+    seed: int,
+) -> None:
+    """A dead worker's video is done by another; after a dead scheduler a rerun does the rest."""
+    moment, out = random.Random(seed), tmp_path / "features"
+    with Cluster(tmp_path, delay=0.15) as cluster:
+        job = start_extract(videos, out, scheduler=cluster.address, delay=0.15)
+        wait_for(lambda: ledger_count(out, "started") > 0 or job.poll() is not None)
+        time.sleep(moment.uniform(0.0, 1.0))
+        disturb(cluster, moment)
+        _, complaints = job.communicate(timeout=120)
+    if disturb is disturb_workers:
+        assert job.returncode in (0, 1), complaints
+    else:
+        assert job.returncode == 0 or "scheduler is gone" in complaints, complaints
+    finish(videos, out)
+    assert_same(out, undisturbed)
+
+
+def test_four_jobs_on_one_list_do_every_item_exactly_once(
+    videos: Path, undisturbed: FeatureStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "features"
+    jobs = [start_extract(videos, out, delay=0.1) for _ in range(4)]
+    for job in jobs:
+        _, complaints = job.communicate(timeout=180)
+        assert job.returncode == 0, complaints
+    done = [row.id for row in FeatureStore.open(out).ledger.rows() if row.outcome == "done"]
+    assert sorted(done) == undisturbed.ids()
+    assert_same(out, undisturbed)
+
+
+def test_hosts_with_clocks_that_differ_share_a_store(
+    videos: Path, undisturbed: FeatureStore, tmp_path: Path
+) -> None:
+    """Locks and revisions do not ask what time it is; ages of files only clean up leftovers."""
+    out, some = tmp_path / "features", tmp_path / "some"
+    some.mkdir()
+    for path in sorted(videos.iterdir())[:3]:
+        shutil.copy2(path, some)
+    assert extract([some], out, backbone=TOY).exit_code == 0
+    for path in [*out.rglob("*.safetensors"), *out.rglob("*.jsonl")]:
+        os.utime(path, (time.time() + 86_400, time.time() + 86_400))  # from a host a day ahead
+    finish(videos, out)
+    assert_same(out, undisturbed)
+
+
+def test_a_polite_kill_of_a_job_on_a_cluster_leaves_the_cluster_alive(
+    videos: Path, undisturbed: FeatureStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "features"
+    with Cluster(tmp_path, workers=1, delay=0.2) as cluster:
+        job = start_extract(videos, out, scheduler=cluster.address, delay=0.2)
+        wait_for(lambda: ledger_count(out, "started") > 0)
+        job.send_signal(signal.SIGTERM)
+        _, complaints = job.communicate(timeout=60)
+        assert job.returncode == 130, complaints
+        again = start_extract(videos, out, scheduler=cluster.address, delay=0.01)
+        _, complaints = again.communicate(timeout=120)
+        assert again.returncode == 0, complaints
+    assert_same(out, undisturbed)
