@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from extractors.buffer import SlidingBuffer
 from extractors.media.audio import AudioReader
 from extractors.media.video import VideoReader
-from extractors.spec import AudioEncoder, Encoded, EncoderSpec, VisionEncoder
+from extractors.spec import (
+    AudioEncoder,
+    Encoded,
+    EncoderSpec,
+    FramePreparer,
+    StretchEncoder,
+    VisionEncoder,
+)
 from extractors.windows import WindowGrid
 from pipeline.core.errors import MediaError
 
@@ -123,9 +130,12 @@ class PictureLane:
             # A decoder that gave up midway names no end; its last frame was there.
             self._end = max(self._end, self._source.end)
             return
+        frames = block.frames
+        if isinstance(self._encoder, FramePreparer):
+            frames = self._encoder.prepare(frames)
         if self._pixels is None:
-            self._pixels = SlidingBuffer(block.frames.shape[1:], np.uint8, first=block.first)
-        self._pixels.append(block.frames)
+            self._pixels = SlidingBuffer(frames.shape[1:], np.uint8, first=block.first)
+        self._pixels.append(frames)
         # Sample j says that the picture lasts to second j / fps at least.
         self._end = self._grid.frame_second(self._pixels.stop - 1)
 
@@ -183,7 +193,9 @@ class ClipLane(PictureLane):
     @property
     def reach(self) -> float:
         """Second up to which windows can be answered."""
-        return self._end
+        if self.over or self._pixels is None:
+            return self._end if self.over else 0.0
+        return self._grid.frame_second(max(0, self._pixels.stop - 1 - self._spec.overhang))
 
     @property
     def over(self) -> bool:
@@ -197,10 +209,13 @@ class ClipLane(PictureLane):
     def encode(self, first: int, mask: NDArray[np.bool_]) -> Encoded:
         """Features of whole windows; see `Lane.encode`."""
         out = np.zeros((len(mask), self._spec.dim + self._spec.classes), np.float32)
-        wanted = np.flatnonzero(mask)
-        for low in range(0, len(wanted), self._batch):
-            steps = wanted[low : low + self._batch]
-            out[steps] = _joined(self._encoder.embed(self._windows(first + steps)))
+        for steps in _batches(mask, self._batch, self._encoder):
+            if isinstance(self._encoder, StretchEncoder):
+                frames = self._frames(np.arange(*self._bounds(first + steps)))
+                answer = self._encoder.embed_stretch(frames, len(steps))
+            else:
+                answer = self._encoder.embed(self._windows(first + steps))
+            out[steps] = _joined(answer)
         if self._pixels is not None:
             # The last frame stays: it fills windows that reach past the end.
             end = (first + len(mask)) * self._grid.stride
@@ -208,10 +223,20 @@ class ClipLane(PictureLane):
         return _split(out, self._spec)
 
     def _windows(self, steps: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(n, window, H, W, 3) frames of some steps."""
+        """(n, window + overhang, H, W, 3) frames of some steps."""
+        width = self._grid.window + self._spec.overhang
+        return self._frames(steps[:, None] * self._grid.stride + np.arange(width))
+
+    def _bounds(self, steps: NDArray[np.int64]) -> tuple[int, int]:
+        """First frame that some steps in a row see, and the one after the last."""
+        grid = self._grid
+        stop = int(steps[-1]) * grid.stride + grid.window + self._spec.overhang
+        return int(steps[0]) * grid.stride, stop
+
+    def _frames(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(..., H, W, 3) frames by their numbers, (...)."""
         assert self._pixels is not None
-        grid, pixels = self._grid, self._pixels
-        wanted = steps[:, None] * grid.stride + np.arange(grid.window)
+        pixels = self._pixels
         places = np.clip(wanted, pixels.start, pixels.stop - 1) - pixels.start
         frames: NDArray[np.uint8] = pixels.rows(pixels.start, pixels.stop)[places]
         return frames
@@ -253,7 +278,8 @@ class SoundLane:
     @property
     def reach(self) -> float:
         """Second up to which windows can be answered."""
-        return self._samples.stop / self._grid.sample_rate
+        ahead = 0 if self.over else self._spec.overhang
+        return max(0, self._samples.stop - ahead) / self._grid.sample_rate
 
     @property
     def reader(self) -> str:
@@ -274,21 +300,37 @@ class SoundLane:
     def encode(self, first: int, mask: NDArray[np.bool_]) -> Encoded:
         """Features of whole windows; see `Lane.encode`."""
         out = np.zeros((len(mask), self._spec.dim + self._spec.classes), np.float32)
-        wanted = np.flatnonzero(mask)
-        for low in range(0, len(wanted), self._batch):
-            steps = wanted[low : low + self._batch]
-            out[steps] = _joined(self._encoder.embed(self._windows(first + steps)))
+        for steps in _batches(mask, 1 if self._short else self._batch, self._encoder):
+            if isinstance(self._encoder, StretchEncoder):
+                stretch = self._stretch(int(first + steps[0]), len(steps))
+                answer = self._encoder.embed_stretch(stretch, len(steps))
+            else:
+                answer = self._encoder.embed(self._windows(first + steps))
+            out[steps] = _joined(answer)
         self._samples.drop((first + len(mask)) * self._grid.stride_samples)
         return _split(out, self._spec)
 
+    @property
+    def _short(self) -> bool:
+        """Whether the encoder is handed less than a window, because the stream has no more."""
+        repeats = self._spec.short_sound == "repeat"
+        return repeats and self.over and self._samples.stop < self._grid.window_samples
+
     def _windows(self, steps: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, S) samples of some steps, zeros where the stream has none."""
-        width = self._grid.window_samples
-        windows = np.zeros((len(steps), width), np.float32)
-        for window, low in zip(windows, steps * self._grid.stride_samples, strict=True):
-            samples = self._samples.rows(int(low), int(low) + width)
-            window[: len(samples)] = samples
-        return windows
+        """(n, S) samples of some steps, zeros where the stream has none; see `_short`."""
+        if self._short:
+            begin = int(steps[0]) * self._grid.stride_samples
+            return self._samples.rows(begin, begin + self._grid.window_samples)[None]
+        return np.stack([self._stretch(int(step), 1) for step in steps])
+
+    def _stretch(self, step: int, count: int) -> NDArray[np.float32]:
+        """(S,) samples that some steps in a row hear, zeros where the stream has none."""
+        grid = self._grid
+        width = (count - 1) * grid.stride_samples + grid.window_samples + self._spec.overhang
+        stretch = np.zeros(width, np.float32)
+        samples = self._samples.rows(step * grid.stride_samples, step * grid.stride_samples + width)
+        stretch[: len(samples)] = samples
+        return stretch
 
 
 def window_sums(
@@ -322,6 +364,16 @@ def window_sums(
         sums += frames[offset : offset + last : grid.stride]
         counts += there[offset : offset + last : grid.stride]
     return sums, counts
+
+
+def _batches(mask: NDArray[np.bool_], size: int, encoder: object) -> list[NDArray[np.int64]]:
+    """Steps that are wanted, in batches; nets that share get all that follow each other at once."""
+    wanted = np.flatnonzero(mask)
+    if isinstance(encoder, StretchEncoder):
+        return [
+            run for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1) if len(run)
+        ]
+    return [wanted[low : low + size] for low in range(0, len(wanted), size)]
 
 
 def _joined(answer: Encoded) -> NDArray[np.float32]:

@@ -7,6 +7,8 @@ classes beside their embedding. This module holds only descriptions; torch is lo
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from extractors.spec import Backbone, BackboneSpec, EncoderSpec, WeightsFile
 from extractors.windows import WindowGrid
 
@@ -54,12 +56,13 @@ YAMNET = EncoderSpec(
 LITE = BackboneSpec(name="lite", grid=WindowGrid(), vision=EFFICIENTNET_LITE0, audio=YAMNET)
 
 
-def load_lite(*, device: str, threads: int | None) -> Backbone:
+def load_lite(*, device: str, threads: int | None, weights_dir: Path | None = None) -> Backbone:
     """Load both nets.
 
     Args:
         device: A torch device, or ``auto``.
         threads: CPU cores to use; None takes torch's number of threads.
+        weights_dir: Folder in which weights are looked for first.
 
     Raises:
         EnvironmentFault: Weights or the device are missing on this machine.
@@ -71,6 +74,6 @@ def load_lite(*, device: str, threads: int | None) -> Backbone:
     chosen = select_device(device)
     return Backbone(
         LITE,
-        load_efficientnet_lite0(chosen, threads=threads),
-        load_yamnet(chosen, threads=threads),
+        load_efficientnet_lite0(chosen, threads=threads, weights_dir=weights_dir),
+        load_yamnet(chosen, threads=threads, weights_dir=weights_dir),
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from extractors.i3d_vggish import I3D_VGGISH_LOADERS
 from extractors.lite import LITE, load_lite
+from extractors.onepeace import ONEPEACE_LOADERS
+from extractors.simulated import is_simulated, refuse_simulated, simulated_spec
 from extractors.spec import Backbone, BackboneSpec
 from pipeline.core.errors import UsageError
 
@@ -16,7 +21,9 @@ from pipeline.core.errors import UsageError
 class Loader(Protocol):
     """Builds the two encoders of a backbone; imports torch when called, not before."""
 
-    def __call__(self, *, device: str, threads: int | None) -> Backbone:
+    def __call__(
+        self, *, device: str, threads: int | None, weights_dir: Path | None = None
+    ) -> Backbone:
         """Load the encoders."""
         ...
 
@@ -37,6 +44,8 @@ class BackboneRow:
 BACKBONES: Mapping[str, BackboneRow] = MappingProxyType(
     {
         "lite": BackboneRow(LITE, load_lite),
+        **{name: BackboneRow(load.spec, load) for name, load in ONEPEACE_LOADERS.items()},
+        **{name: BackboneRow(load.spec, load) for name, load in I3D_VGGISH_LOADERS.items()},
     }
 )
 
@@ -55,13 +64,20 @@ def backbone_spec(name: str) -> BackboneSpec:
     return _row(name).spec
 
 
-def load_backbone(name: str, *, device: str = "auto", threads: int | None = None) -> Backbone:
+def load_backbone(
+    name: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+) -> Backbone:
     """Load a backbone, ready to encode.
 
     Args:
         name: One of `backbone_names`.
         device: ``auto`` (a CUDA device when there is one, else the CPU) or a torch device name.
         threads: CPU cores to encode on; None takes torch's number of threads.
+        weights_dir: Folder in which weights are looked for first; None for none.
 
     Raises:
         UsageError: Unknown name or device name, or ``threads`` is below 1.
@@ -69,12 +85,15 @@ def load_backbone(name: str, *, device: str = "auto", threads: int | None = None
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads} is below 1", hint="leave it out to use all cores")
-    return _row(name).load(device=device, threads=threads)
+    folder = None if weights_dir is None else Path(weights_dir)
+    return _row(name).load(device=device, threads=threads, weights_dir=folder)
 
 
 def _row(name: str) -> BackboneRow:
     if name in BACKBONES:
         return BACKBONES[name]
+    if is_simulated(name):
+        return BackboneRow(simulated_spec(name), refuse_simulated)
     near = difflib.get_close_matches(name.lower(), BACKBONES, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(f"unknown backbone {name!r}", hint=f"{guess}backbones: {', '.join(BACKBONES)}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +25,17 @@ MODALITIES: tuple[Modality, Modality] = ("vision", "audio")
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """Where an encoder's weights come from.
+    """Where an encoder's weights come from, and what is known of the file.
 
     Attributes:
         file: File name.
-        bytes: Exact size.
-        sha256: Hash of the whole file, lower-case hexadecimal.
+        bytes: Exact size; 0 where nobody published it.
+        sha256: Hash of the whole file, lower-case hexadecimal; only its beginning where no more is
+            published, "" where nothing is.
         licence: SPDX name.
         source: Package or address it comes from.
+        git_blob: Id that git gives the file's content; "" where it is not known.
+        about_bytes: Size to expect where the exact one is not published; for messages only.
     """
 
     file: str
@@ -40,6 +43,16 @@ class WeightsFile:
     sha256: str
     licence: str
     source: str
+    git_blob: str = ""
+    about_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What is known as plain values; the optional ones only where they are set."""
+        values = asdict(self)
+        for name in ("git_blob", "about_bytes"):
+            if not values[name]:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,11 @@ class EncoderSpec:
         preprocessing: One line that changes whenever the features would.
         normalised: Whether embeddings have unit length.
         weights: The weights file.
+        short_sound: What becomes of a sound stream that is shorter than one window. ``silence``
+            follows it to the end of the window, or the encoder is handed what there is, and
+            ``repeat``s it.
+        overhang: Frames or sound samples past the window that the net sees, too.
+        more_weights: Further weights files, of an encoder that is several nets.
     """
 
     name: str
@@ -66,6 +84,32 @@ class EncoderSpec:
     preprocessing: str
     normalised: bool
     weights: WeightsFile
+    short_sound: Literal["silence", "repeat"] = "silence"
+    overhang: int = 0
+    more_weights: tuple[WeightsFile, ...] = ()
+
+    @property
+    def files(self) -> tuple[WeightsFile, ...]:
+        """All its weights files."""
+        return self.weights, *self.more_weights
+
+    def to_json(self) -> dict[str, Any]:
+        """The description as plain values; later fields only where they are not the default."""
+        values = {**asdict(self), "weights": self.weights.to_json()}
+        if self.short_sound == "silence":
+            del values["short_sound"]
+        if not self.overhang:
+            del values["overhang"]
+        del values["more_weights"]
+        if self.more_weights:
+            values["more_weights"] = [weights.to_json() for weights in self.more_weights]
+        return values
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> EncoderSpec:
+        """Inverse of `to_json`."""
+        more = tuple(WeightsFile(**weights) for weights in value.get("more_weights", ()))
+        return cls(**{**value, "weights": WeightsFile(**value["weights"]), "more_weights": more})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +133,18 @@ class BackboneSpec:
         return {
             "name": self.name,
             "grid": self.grid.to_json(),
-            "vision": asdict(self.vision),
-            "audio": asdict(self.audio),
+            "vision": self.vision.to_json(),
+            "audio": self.audio.to_json(),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BackboneSpec:
         """Inverse of `to_json`."""
-
-        def encoder(fields: dict[str, Any]) -> EncoderSpec:
-            return EncoderSpec(**{**fields, "weights": WeightsFile(**fields["weights"])})
-
         return cls(
             name=value["name"],
             grid=WindowGrid.from_json(value["grid"]),
-            vision=encoder(value["vision"]),
-            audio=encoder(value["audio"]),
+            vision=EncoderSpec.from_json(value["vision"]),
+            audio=EncoderSpec.from_json(value["audio"]),
         )
 
     @property
@@ -141,7 +181,31 @@ class VisionEncoder(Protocol):
         """Encode RGB pictures.
 
         Args:
-            frames: (N, H, W, 3) for ``unit="frame"``; (N, window, H, W, 3) for ``unit="window"``.
+            frames: (N, H, W, 3) for ``unit="frame"``; (N, window + overhang, H, W, 3) for
+                ``unit="window"``.
+        """
+        ...
+
+
+@runtime_checkable
+class FramePreparer(Protocol):
+    """A picture net that scales or cuts frames itself, as soon as they are decoded."""
+
+    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(n, H, W, 3) frames of a `frame_size` to what is kept of them and given to the net."""
+        ...
+
+
+@runtime_checkable
+class StretchEncoder(Protocol):
+    """A net that sees whole windows, and shares what overlapping ones have in common."""
+
+    def embed_stretch(self, samples: NDArray[Any], count: int) -> Encoded:
+        """What ``embed`` answers for ``count`` windows that follow each other on the grid.
+
+        Args:
+            samples: Frames or sound from the first to the last of what these windows see.
+            count: Number of windows; each begins a stride of the grid after the one before.
         """
         ...
 
@@ -153,7 +217,10 @@ class AudioEncoder(Protocol):
     class_names: tuple[str, ...]
 
     def embed(self, windows: NDArray[np.float32]) -> Encoded:
-        """Encode mono sound in [-1, 1], (N, S) with S the samples of one window of the grid."""
+        """Encode mono sound in [-1, 1], (N, S) with S the samples of one window, plus overhang.
+
+        S is less for a stream that is shorter than a window, with ``short_sound="repeat"``.
+        """
         ...
 
 

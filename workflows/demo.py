@@ -8,7 +8,6 @@ of a classifier that cannot localise. All are trained and measured here; no numb
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from workflows.extract import extract
 from workflows.progress import Progress
 from workflows.schedule import core_count, run_tasks
 from workflows.stages import run_stages
+from workflows.trial import Trial, run_trial
 
 QUICK_SIZE = DemoSize(train=1, validation=1, test=1, long_seconds=16.0, clip_seconds=10.0)
 QUICK_OVERRIDES = ("optim.epochs=2", "optim.warmup_epochs=1", "model.channels=32",
@@ -61,15 +61,6 @@ VISION = Variant("vision", "picture only", (*NO_CROSS.overrides, "data.modalitie
 AUDIO = Variant("audio", "sound only", (*NO_CROSS.overrides, "data.modalities=audio"))
 LATE_TITLE = "no fusion: both of them, decisions joined"
 VARIANTS = (LOCO, NO_CROSS, VISION, AUDIO)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One training and measurement; plain values, so that it can go to another process."""
-
-    config: str
-    overrides: tuple[str, ...]
-    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,20 +194,6 @@ def run_demo(
     return result
 
 
-def train_and_measure(job: Job) -> dict[str, Any]:
-    """Train one model on the stored features and score it; runs in a process of its own.
-
-    Returns:
-        The contents of its ``metrics.json``.
-    """
-    recipe = load_recipe(job.config, overrides=job.overrides)
-    with contextlib.redirect_stderr(io.StringIO()):  # log.csv keeps the epochs
-        for stage in ("train", "eval"):
-            run_stages(recipe, stage=stage, device=job.device, resume=True)
-    metrics: dict[str, Any] = json.loads((recipe.output.folder / "metrics.json").read_text("utf-8"))
-    return metrics
-
-
 def _train_all(
     variants: Sequence[Variant], config: Path, *, device: str, quick: bool
 ) -> dict[str, dict[str, Any]]:
@@ -226,10 +203,10 @@ def _train_all(
     for variant in variants:
         folder = config.parent / "runs" / variant.name
         overrides = (*extra, *variant.overrides, f"output.folder={json.dumps(str(folder))}")
-        names[Job(str(config), overrides, device)] = variant.name
+        names[Trial(str(config), overrides, device)] = variant.name
     alone = quick or core_count() == 1 or (device != "cpu" and torch.cuda.is_available())
     results = run_tasks(
-        train_and_measure,
+        run_trial,
         names,
         scheduler="serial" if alone else "dask",
         workers=None if alone else min(core_count(), len(names)),

@@ -34,6 +34,7 @@ class ExtractJob:
         device: Where the nets run.
         reader: Video reader.
         overwrite: Redo it though it is in the store.
+        weights_dir: Folder in which weights are looked for first.
     """
 
     id: str
@@ -43,6 +44,7 @@ class ExtractJob:
     device: str
     reader: str
     overwrite: bool
+    weights_dir: str | None = None
 
 
 def extract_one(job: ExtractJob) -> ExtractRow:
@@ -72,9 +74,8 @@ def _extract_claimed(job: ExtractJob, store: FeatureStore) -> ExtractRow:
             return ExtractRow(
                 job.id, job.path, "skipped", reason="another process has extracted it"
             )
-        backbone = _backbone(
-            job.backbone, job.device
-        )  # before the start: it says nothing of the file
+        # Before the start: it says nothing of the file.
+        backbone = _backbone(job.backbone, job.device, job.weights_dir)
         store.ledger.append(LedgerRow(job.id, "started"))
         summary = _write(job, store, backbone, source)
     except MediaError as error:
@@ -132,11 +133,11 @@ def _finished(
 
 
 @lru_cache(maxsize=1)
-def _backbone(backbone: str | BackboneRow, device: str) -> Backbone:
+def _backbone(backbone: str | BackboneRow, device: str, weights_dir: str | None) -> Backbone:
     """The nets of this process."""
     if isinstance(backbone, BackboneRow):
         return backbone.load(device=device, threads=None)
-    return load_backbone(backbone, device=device)
+    return load_backbone(backbone, device=device, weights_dir=weights_dir)
 
 
 @lru_cache(maxsize=1)

@@ -219,7 +219,7 @@ def _plain_spec(modality: Modality, dim: int) -> EncoderSpec:
     )
 
 
-def _load_plain(*, device: str, threads: int | None) -> Backbone:
+def _load_plain(*, device: str, threads: int | None, weights_dir: Path | None = None) -> Backbone:
     spec = PLAIN.spec
     return Backbone(spec, _MeanColour(spec.vision), _Loudness(spec.audio))
 

@@ -117,17 +117,20 @@ def audioset_classes() -> tuple[str, ...]:
     return tuple(line.split("\t")[1] for line in table.splitlines())
 
 
-def load_yamnet(device: torch.device, *, threads: int | None = None) -> YAMNetEncoder:
+def load_yamnet(
+    device: torch.device, *, threads: int | None = None, weights_dir: Path | None = None
+) -> YAMNetEncoder:
     """Load the net with its AudioSet weights.
 
     Args:
         device: Where it runs.
         threads: CPU cores to use; None takes torch's number of threads.
+        weights_dir: Folder in which weights are looked for first.
 
     Raises:
         EnvironmentFault: The weights are missing or damaged, or cannot be read.
     """
-    state = read_graph(find_weights(YAMNET.weights))
+    state = read_graph(find_weights(YAMNET.weights, weights_dir=weights_dir))
     with torch.device("meta"):
         net = YAMNetNet()
     net.load_state_dict(state, strict=True, assign=True)

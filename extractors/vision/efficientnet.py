@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -160,18 +161,19 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def load_efficientnet_lite0(
-    device: torch.device, *, threads: int | None = None
+    device: torch.device, *, threads: int | None = None, weights_dir: Path | None = None
 ) -> EfficientNetEncoder:
     """Load the net with its ImageNet weights.
 
     Args:
         device: Where it runs.
         threads: CPU cores to use; None takes torch's number of threads.
+        weights_dir: Folder in which weights are looked for first.
 
     Raises:
         EnvironmentFault: The weights are missing or damaged.
     """
-    path = find_weights(EFFICIENTNET_LITE0.weights)
+    path = find_weights(EFFICIENTNET_LITE0.weights, weights_dir=weights_dir)
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):
         net = EfficientNetLite0()

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="lite", help="frozen encoders (default: lite)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument(
+        "--weights-dir", type=Path, default=None, help="where weights are looked for first"
+    )
+    parser.add_argument(
         "--scheduler",
         default=None,
         help="serial, dask (this machine), or the address of a Dask scheduler; default: serial",
@@ -49,6 +52,7 @@ def execute(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         retry_failed=args.retry_failed,
         dry_run=args.dry_run,
+        weights_dir=args.weights_dir,
     )
     print(json.dumps(report.to_json(), indent=2) if args.json else report.format_table())
     return report.exit_code

@@ -11,7 +11,12 @@ import pytest
 from extractors import weights
 from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.spec import WeightsFile
-from extractors.weights import find_weights, verify_backbone, verify_weights
+from extractors.weights import (
+    describe_weights,
+    find_weights,
+    verify_backbone,
+    verify_weights,
+)
 from pipeline.core.errors import EnvironmentFault, UsageError
 
 CONTENT = b"some weights"
@@ -101,3 +106,57 @@ def test_verifying_a_backbone_names_both_files() -> None:
 def test_verifying_an_unknown_backbone_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="unknown backbone"):
         verify_backbone("light-weight")
+
+
+def test_the_folder_that_is_named_comes_first(tmp_path: Path) -> None:
+    packaged = find_weights(YAMNET.weights)
+    copy = tmp_path / YAMNET.weights.file
+    copy.write_bytes(packaged.read_bytes())
+    assert find_weights(YAMNET.weights, weights_dir=tmp_path) == copy
+    copy.unlink()
+    assert find_weights(YAMNET.weights, weights_dir=tmp_path) == packaged
+
+
+def test_a_damaged_file_in_the_folder_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / YAMNET.weights.file).write_bytes(b"ruin")
+    with pytest.raises(EnvironmentFault, match="has 4 bytes"):
+        find_weights(YAMNET.weights, weights_dir=tmp_path)
+
+
+# git hash-object of the content
+GIT_BLOB = hashlib.sha1(b"blob 12\0" + CONTENT).hexdigest()
+UNKNOWN = replace(FILE, bytes=0, sha256="", source="https://example.org/net.pth")
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        replace(UNKNOWN, git_blob=GIT_BLOB),
+        replace(UNKNOWN, sha256=FILE.sha256[:8]),
+        replace(UNKNOWN, bytes=12),
+        UNKNOWN,
+    ],
+    ids=["git-blob", "beginning-of-a-hash", "size", "nothing"],
+)
+def test_what_is_known_of_a_file_is_compared(known: WeightsFile, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(CONTENT)
+    verify_weights(path, known)
+    path.write_bytes(b"other weights")
+    if known == UNKNOWN:
+        verify_weights(path, known)
+    else:
+        with pytest.raises(EnvironmentFault, match=r"has (git blob|SHA-256|13 bytes)"):
+            verify_weights(path, known)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"git_blob": GIT_BLOB}, f"(size unknown, git blob {GIT_BLOB}, Apache-2.0"),
+        ({"sha256": "10086976"}, "(size unknown, SHA-256 10086976..., Apache-2.0"),
+        ({"about_bytes": 6_600_000}, "(about 6,600,000 bytes, no published hash, Apache-2.0"),
+    ],
+)
+def test_messages_say_what_is_known_of_a_file(known: dict[str, object], said: str) -> None:
+    assert said in describe_weights(replace(UNKNOWN, **known))  # type: ignore[arg-type]

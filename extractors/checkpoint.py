@@ -1,0 +1,47 @@
+"""Load the weights of a foreign checkpoint that is small enough to be held in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from extractors.spec import WeightsFile
+from extractors.stored_tensor import CheckpointFault, StoredTensor
+from extractors.torch_file import find_tensors, open_checkpoint
+from extractors.weights import describe_weights
+from pipeline.core.errors import EnvironmentFault
+
+
+def load_state(path: Path, weights: WeightsFile, *keys: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, in memory; nothing in the file is run.
+
+    Args:
+        path: A file of ``torch.save`` in either layout, or a bare pickle.
+        weights: What it should be, for messages.
+        keys: Names under which the state dict may lie; the file itself is taken where none does.
+
+    Returns:
+        Name to tensor, with the file's own names and types.
+
+    Raises:
+        EnvironmentFault: The file cannot be read, is damaged, or asks for code to be run.
+    """
+    try:
+        with open_checkpoint(path) as content:
+            tensors = find_tensors(content, *keys)
+            return {name: _in_memory(tensor) for name, tensor in tensors.items()}
+    except CheckpointFault as error:
+        raise EnvironmentFault(
+            f"{path} is refused: {error}", hint=f"it should be {describe_weights(weights)}"
+        ) from error
+    except OSError as error:
+        raise EnvironmentFault(f"{path}: the weights cannot be read ({error.strerror})") from error
+
+
+def _in_memory(tensor: StoredTensor) -> Tensor:
+    dtype = getattr(torch, tensor.dtype)
+    if 0 in tensor.shape:
+        return torch.empty(tensor.shape, dtype=dtype)
+    return torch.frombuffer(bytearray().join(tensor.chunks()), dtype=dtype).view(tensor.shape)

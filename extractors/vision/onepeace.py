@@ -1,0 +1,261 @@
+"""ONE-PEACE's image branch, and its video branch fine-tuned on Kinetics-400.
+
+Source: Wang et al., "ONE-PEACE", 2023 (image branch); the video branch adds the adapters of
+Yang et al., "AIM: Adapting Image Models for Efficient Video Action Recognition", ICLR 2023.
+
+The video feature of a window is the mean over its 16 frames of the class token behind the last
+norm, not normalised. Shapes: N items, T frames, L tokens with the class token first, D width.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from extractors.onepeace import BASE_WEIGHTS, ONEPEACE_VIDEO, Precision
+from extractors.onepeace_layers import (
+    NORM_EPS,
+    Attention,
+    Layer,
+    OnePeaceSize,
+    PictureAdapter,
+    feed_forward,
+)
+from extractors.onepeace_weights import load_branch
+from extractors.runner import Runner
+from extractors.spec import Encoded, EncoderSpec, WeightsFile
+
+MEAN = (122.771, 116.746, 104.094)  # of RGB 0..255
+STD = (68.5, 66.632, 70.323)
+MLP_ADAPTER_SCALE = 0.5
+
+
+class OnePeaceImage(nn.Module):
+    """The image branch: pictures to embeddings."""
+
+    def __init__(self, size: OnePeaceSize) -> None:
+        super().__init__()
+        self.adapter = PictureAdapter(size)
+        self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
+        self.norm = nn.LayerNorm(size.dim, eps=NORM_EPS)
+        self.proj = nn.Linear(size.dim, size.dim)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, 3, side, side) normalised RGB to (N, D) embeddings of unit length."""
+        return F.normalize(self.proj(self.tokens(pictures)[:, 0]).float(), dim=1)
+
+    def tokens(self, pictures: Tensor) -> Tensor:
+        """(N, 3, side, side) normalised RGB to (N, L, D) tokens behind the last norm."""
+        x = self.adapter(pictures)
+        biases = self.adapter.biases(layers=len(self.layers))
+        for layer, bias in zip(self.layers, biases, strict=True):
+            x = layer(x, bias)
+        return self.norm(x)
+
+
+class Adapter(nn.Module):
+    """Narrow, GELU, widen."""
+
+    def __init__(self, size: OnePeaceSize) -> None:
+        super().__init__()
+        self.D_fc1 = nn.Linear(size.dim, size.adapter)
+        self.D_fc2 = nn.Linear(size.adapter, size.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D), without what came in."""
+        return self.D_fc2(F.gelu(self.D_fc1(x)))
+
+
+class VideoLayer(nn.Module):
+    """A layer of the image branch that also looks across frames, with the same attention weights.
+
+    1. Each token attends to its own place in all frames; the temporal adapter adds what it found.
+    2. Each frame attends to itself; the spatial adapter adds to that. The sum joins the layer's
+       *input*: what step 1 found reaches the output only through step 2.
+    3. Feed-forward, and beside it the third adapter.
+    """
+
+    def __init__(self, size: OnePeaceSize) -> None:
+        super().__init__()
+        self.self_attn_layer_norm = nn.LayerNorm(size.dim, eps=NORM_EPS)
+        self.self_attn = Attention(size)
+        self.gamma_1 = nn.Parameter(torch.ones(size.dim))
+        self.final_layer_norm = nn.LayerNorm(size.dim, eps=NORM_EPS)
+        self.ffn = feed_forward(size)
+        self.gamma_2 = nn.Parameter(torch.ones(size.dim))
+        self.T_Adapter = Adapter(size)
+        self.S_Adapter = Adapter(size)
+        self.MLP_Adapter = Adapter(size)
+
+    def forward(self, x: Tensor, bias: Tensor, *, frames: int) -> Tensor:
+        """(N * T, L, D) and (1, H, L, L) to (N * T, L, D), T = ``frames``."""
+        by_place = _swap(self.self_attn_layer_norm(x), frames)
+        across = _swap(self.self_attn(by_place), x.shape[1])
+        seen = x + self.T_Adapter(across)
+        within = self.self_attn(self.self_attn_layer_norm(seen), bias)
+        x = x + self.gamma_1 * (within + self.S_Adapter(within))
+        n = self.final_layer_norm(x)
+        return x + self.gamma_2 * self.ffn(n) + MLP_ADAPTER_SCALE * self.MLP_Adapter(n)
+
+
+class OnePeaceVideo(nn.Module):
+    """The video branch: windows of frames to embeddings."""
+
+    def __init__(self, size: OnePeaceSize) -> None:
+        super().__init__()
+        self.adapter = PictureAdapter(size)
+        self.temporal_embedding = nn.Parameter(torch.zeros(1, size.frames, size.dim))
+        self.layers = nn.ModuleList(VideoLayer(size) for _ in range(size.layers))
+        self.norm = nn.LayerNorm(size.dim, eps=NORM_EPS)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """(N, T, 3, side, side) normalised RGB to (N, D)."""
+        return self.frame_tokens(windows).float().mean(dim=1)
+
+    def frame_tokens(self, windows: Tensor) -> Tensor:
+        """(N, T, 3, side, side) normalised RGB to (N, T, D): the class token of each frame."""
+        items, frames = windows.shape[:2]
+        x = self.adapter(windows.flatten(0, 1))
+        x = (x.unflatten(0, (items, frames)) + self.temporal_embedding[:, :, None]).flatten(0, 1)
+        biases = self.adapter.biases(layers=len(self.layers))
+        for layer, bias in zip(self.layers, biases, strict=True):
+            x = layer(x, bias, frames=frames)
+        return self.norm(x[:, 0]).unflatten(0, (items, frames))
+
+
+class OnePeaceVideoEncoder:
+    """ONE-PEACE's video branch as a window encoder; see `extractors.spec.VisionEncoder`.
+
+    Args:
+        net: The loaded net.
+        spec: Its description.
+        side: Height and width of the pictures that it sees.
+        device: Where it runs.
+        dtype: Type of its weights and of the arithmetic.
+        threads: CPU cores to use; None takes torch's number of threads.
+    """
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        net: OnePeaceVideo,
+        spec: EncoderSpec,
+        *,
+        side: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+    ) -> None:
+        self.spec = spec
+        self._net = net.eval()
+        self._side = side
+        self._frames = net.temporal_embedding.shape[1]
+        self._dtype = dtype
+        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
+        self._run = Runner(
+            self._forward, device=device, threads=threads, cpu_chunk=1, device_chunk=4
+        )
+
+    def frame_size(self, width: int, height: int) -> tuple[int, int]:
+        """The whole picture with its shorter side as long as the net's pictures."""
+        scale = self._side / min(width, height)
+        return int(width * scale + 0.5), int(height * scale + 0.5)
+
+    def embed(self, frames: NDArray[np.uint8]) -> Encoded:
+        """Encode (N, window, H, W, 3) RGB frames of a `frame_size`; the middle square is seen."""
+        shape = frames.shape
+        fits = frames.ndim == 5 and shape[1] == self._frames and shape[4] == 3
+        if not fits or frames.dtype != np.uint8 or min(shape[2:4]) < self._side:
+            raise ValueError(
+                f"frames must be (N, {self._frames}, H, W, 3) uint8 with H and W of at least "
+                f"{self._side}, got {shape} {frames.dtype}"
+            )
+        top, left = ((length - self._side) // 2 for length in shape[2:4])
+        square = frames[:, :, top : top + self._side, left : left + self._side]
+        (embeddings,) = self._run(square)
+        return Encoded(embeddings, None)
+
+    def _forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        pixels = frames.permute(0, 1, 4, 2, 3).float()
+        return (self._net(((pixels - self._mean) / self._std).to(self._dtype)),)
+
+
+def load_onepeace_video(
+    device: torch.device,
+    *,
+    spec: EncoderSpec = ONEPEACE_VIDEO,
+    size: OnePeaceSize | None = None,
+    precision: Precision = "float32",
+    threads: int | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+) -> OnePeaceVideoEncoder:
+    """Load the video branch of ``onepeace_video_k400.pth``.
+
+    Args:
+        device: Where it runs.
+        spec: Its description.
+        size: Its measures; None for those of the released model.
+        precision: Type of its weights and of the arithmetic.
+        threads: CPU cores to use; None takes torch's number of threads.
+        weights_dir: Folder of the weights.
+
+    Raises:
+        EnvironmentFault: The weights are missing, damaged or of another net.
+    """
+    size = size or OnePeaceSize()
+    dtype = getattr(torch, precision)
+    net = load_branch(
+        lambda: OnePeaceVideo(size),
+        "video",
+        spec.weights,
+        device=device,
+        dtype=dtype,
+        weights_dir=weights_dir,
+    )
+    return OnePeaceVideoEncoder(
+        net, spec, side=size.image_side, device=device, dtype=dtype, threads=threads
+    )
+
+
+def load_onepeace_image(
+    device: torch.device,
+    *,
+    weights: WeightsFile = BASE_WEIGHTS,
+    size: OnePeaceSize | None = None,
+    precision: Precision = "float32",
+    weights_dir: str | os.PathLike[str] | None = None,
+) -> OnePeaceImage:
+    """Load the image branch.
+
+    Args:
+        device: Where it runs.
+        weights: `BASE_WEIGHTS`, or `extractors.onepeace.VISION_WEIGHTS` for the file of this branch
+            alone.
+        size: Its measures; None for those of the released model.
+        precision: Type of its weights and of the arithmetic.
+        weights_dir: Folder of the weights.
+
+    Raises:
+        EnvironmentFault: The weights are missing, damaged or of another net.
+    """
+    size = size or OnePeaceSize()
+    return load_branch(
+        lambda: OnePeaceImage(size),
+        "image",
+        weights,
+        device=device,
+        dtype=getattr(torch, precision),
+        weights_dir=weights_dir,
+    ).eval()
+
+
+def _swap(x: Tensor, count: int) -> Tensor:
+    """(N * ``count``, M, D) to (N * M, ``count``, D)."""
+    return x.unflatten(0, (-1, count)).transpose(1, 2).flatten(0, 1)
