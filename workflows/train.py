@@ -6,12 +6,11 @@ Shapes: B videos, T steps.
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,16 @@ from torch import Tensor, nn
 
 from model.checkpoint import Card, save_checkpoint
 from model.loco import LoCo
-from pipeline.core.atomic import atomic_path, write_json, write_text
+from pipeline.core.atomic import atomic_path, write_json
 from pipeline.core.errors import PipelineError, UsageError
 from workflows.dataset import Batch, SplitDataset, collate, random_crop
-
-LOG_COLUMNS = (
-    "epoch", "loss", "classes", "intervals", "correspondence", "lr", "sigma", "temperature",
-    "validation_mAP", "threshold",
-)  # fmt: skip
+from workflows.training_log import (
+    EpochMeter,
+    EventFiles,
+    learned_values,
+    window_columns,
+    write_log,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class TrainSettings:
     keep: float
     max_seq_len: int
     validate_every: int
+    optimiser: str = "adamw"
+    ema_warmup: bool = True
+    validate_on: str = "averaged"
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class TrainState:
 
     model: LoCo
     average: LoCo
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     iteration: int = 0
     epoch: int = 0
     best: float = -1.0
@@ -80,6 +84,7 @@ def train(
     device: torch.device,
     resume: bool = False,
     inputs: str = "",
+    tensorboard: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> TrainState:
     """Train a model and write ``best.safetensors``, ``last.safetensors`` and ``log.csv``.
@@ -98,40 +103,51 @@ def train(
         resume: Continue from the state in ``output``, if there is one.
         inputs: Stands for everything else that decides the result (data, architecture); a run is
             only resumed with the inputs that it was started with.
+        tensorboard: Also write the log as TensorBoard event files.
         report: Takes one line an epoch.
 
     Raises:
         PipelineError: The loss is not finite.
+        EnvironmentFault: TensorBoard is asked for and not installed.
         UsageError: The folder holds an unfinished run and ``resume`` is off; or one of other
             settings or inputs and it is on.
     """
     state = _start(model.to(device), settings)
+    event_files = EventFiles(output) if tensorboard else None
     identity = {**_settings_json(settings), "inputs": inputs}
     if resume:
         _restore(state, output, identity)
     else:
         _clear(output)
     per_epoch = batch_count(data, settings)
+    if event_files is not None:
+        event_files.start(state.history)
     while state.epoch < settings.epochs:
-        totals: dict[str, float] = {}
+        meter, began = EpochMeter(), time.monotonic()
         state.model.train()
         torch.manual_seed(_seed_of(settings.seed, state.epoch))  # drop path
         for batch in batches(data, settings, epoch=state.epoch):
             rate = learning_rate(state.iteration, settings, per_epoch=per_epoch)
             for group in state.optimiser.param_groups:
                 group["lr"] = rate
-            losses = _step(state, batch.to(device), settings)
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value / per_epoch
+            meter.add(_step(state, batch.to(device), settings))
             state.iteration += 1
         state.epoch += 1
-        row = {"epoch": float(state.epoch), **totals, "lr": rate, **_correspondence_state(state)}
+        row = {"epoch": float(state.epoch), **meter.row(), "lr": rate}
+        row |= learned_values(state.model)
+        row |= window_columns(state.average.eval(), data, device=device)
         is_last = state.epoch == settings.epochs
         if validate is not None and (is_last or state.epoch % settings.validate_every == 0):
-            row.update(validate(state.average.eval()))
+            judged = state.model if settings.validate_on == "raw" else state.average
+            row.update(validate(judged.eval()))
+        row["seconds"] = time.monotonic() - began
         state.history.append(row)
         _save_epoch(state, output, card, identity, validated=validate is not None)
+        if event_files is not None:
+            event_files.add(row)
         report(_line(row, settings.epochs))
+    if event_files is not None:
+        event_files.close()
     return state
 
 
@@ -147,15 +163,16 @@ def _step(state: TrainState, batch: Batch, settings: TrainSettings) -> dict[str,
         )
     state.optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
-    if settings.clip > 0:
-        nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip)
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip or math.inf)
     state.optimiser.step()
-    _update_average(state, settings.ema)
+    _update_average(state, settings)
     return {
         "loss": losses.total.item(),
         "classes": losses.classes.item(),
         "intervals": losses.intervals.item(),
         "correspondence": losses.correspondence.item(),
+        "missed": losses.missed,
+        "gradient_norm": norm.item(),
     }
 
 
@@ -210,27 +227,20 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
 def _start(model: LoCo, settings: TrainSettings) -> TrainState:
     groups = parameter_groups(model, weight_decay=settings.weight_decay)
     average = copy.deepcopy(model).requires_grad_(False)
-    return TrainState(model, average, torch.optim.AdamW(groups, lr=settings.lr))
+    kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
+    return TrainState(model, average, kind(groups, lr=settings.lr))
 
 
 @torch.no_grad()
-def _update_average(state: TrainState, decay: float) -> None:
-    """Exponential mean with warm-up, so that the mean of a short run forgets its random start."""
-    decay = min(decay, (1 + state.iteration) / (10 + state.iteration))
+def _update_average(state: TrainState, settings: TrainSettings) -> None:
+    """Exponential mean; with warm-up, that of a short run forgets its random start."""
+    decay = settings.ema
+    if settings.ema_warmup:
+        decay = min(decay, (1 + state.iteration) / (10 + state.iteration))
     for mean, value in zip(
         state.average.state_dict().values(), state.model.state_dict().values(), strict=True
     ):
         mean.lerp_(value, 1 - decay)
-
-
-def _correspondence_state(state: TrainState) -> dict[str, float]:
-    loss = state.model.correspondence
-    if loss is None:
-        return {}
-    return {
-        "sigma": float(loss.log_sigma.detach().exp()),
-        "temperature": float(loss.temperature.detach().clamp(0.001, 0.5)),
-    }
 
 
 def _seed_of(seed: int, epoch: int) -> int:
@@ -243,13 +253,14 @@ def _save_epoch(
     """Checkpoints first, the state that points at them last."""
     row = state.history[-1]
     quality = row.get("validation_mAP")
-    card = replace(card, metrics=dict(row))
+    # Without the time it took: equal trainings leave equal checkpoints.
+    card = replace(card, metrics={name: row[name] for name in row if name != "seconds"})
     weights = state.average.state_dict()
     save_checkpoint(output / "last.safetensors", weights, card)
     if not validated or (quality is not None and quality > state.best):
         state.best = state.best if quality is None else quality
         save_checkpoint(output / "best.safetensors", weights, card)
-    _write_log(output / "log.csv", state.history)
+    write_log(output / "log.csv", state.history)
     _save_state(state, output, identity)
 
 
@@ -335,14 +346,6 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _settings_json(settings: TrainSettings) -> dict[str, Any]:
     values = asdict(settings)
     return {**values, "crop": list(settings.crop)}
-
-
-def _write_log(path: Path, history: Sequence[Mapping[str, float]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(path, text.getvalue())
 
 
 def _line(row: Mapping[str, float], epochs: int) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
-import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.events import Detections
+from pipeline.report.assets import asset, fill, source_hash
 from pipeline.report.payload import video_payload
 
 
@@ -32,7 +29,7 @@ def render_page(detections: Sequence[Detections], *, folder: Path | None = None)
         The HTML text.
     """
     data = {"videos": [video_payload(entry, folder) for entry in detections]}
-    script, style = _asset("app.js"), _asset("style.css")
+    script, style = asset("app.js"), asset("style.css")
     title = detections[0].video if len(detections) == 1 else f"Events in {len(detections)} videos"
     parts = {
         "title": html.escape(title),
@@ -41,24 +38,14 @@ def render_page(detections: Sequence[Detections], *, folder: Path | None = None)
         "script": script,
         "data": _json_block(data),
     }
-    # One pass, so that nothing that was filled in is searched for placeholders again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
-
-
-def _asset(name: str) -> str:
-    return resources.files("pipeline.report").joinpath(name).read_text(encoding="utf-8")
+    return fill(asset("page.html"), parts)
 
 
 def _policy(script: str, style: str) -> str:
     return (
-        f"default-src 'none'; script-src {_source_hash(script)}; style-src {_source_hash(style)}; "
+        f"default-src 'none'; script-src {source_hash(script)}; style-src {source_hash(style)}; "
         "media-src 'self' file: blob:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _source_hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _json_block(value: Any) -> str:
