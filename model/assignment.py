@@ -1,4 +1,4 @@
-"""Label assignment: which points answer for which events (UnAV's class-aware rule).
+"""Label assignment: which points answer for which events (UnAV's two rules).
 
 Shapes: P points, N events, K classes.
 """
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from model.points import Points
+
+TIE = 1e-3  # steps; without classes, events so near in length to a point's shortest share it
 
 
 def matches(points: Points, segments: Tensor) -> Tensor:
@@ -53,10 +55,12 @@ def assign(
     *,
     classes: int,
     force_nearest: bool = False,
+    class_aware: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Targets of one video.
 
-    A point may answer for several events; of two of one class, the later in the list wins.
+    A point may answer for several events; of two of one class, the later in the list wins. Where
+    distances are not told apart by class, a point answers for the shortest of its events.
 
     Args:
         points: The pyramid's points.
@@ -65,6 +69,8 @@ def assign(
         classes: K.
         force_nearest: Give events that no point answers for the nearest point; the public code
             leaves them out.
+        class_aware: Whether each class has distances of its own. Without, all classes of a point
+            get those of its shortest event.
 
     Returns:
         Class targets (P, K), 0 or 1, and distances (P, K, 2) to start and end in units of the
@@ -83,15 +89,31 @@ def assign(
     match = matches(points, segments)
     if force_nearest:
         match = add_nearest(match, points, segments)
+    if not class_aware:
+        match = _only_shortest(match, segments)
     point, event = match.nonzero(as_tuple=True)
     # One number per matched (point, class): the largest event index, so the later event wins.
     winner = torch.full((count * classes,), -1, device=segments.device)
     winner = winner.scatter_reduce(0, point * classes + labels[event], event, "amax")
     point, kind = (winner.view(count, classes) >= 0).nonzero(as_tuple=True)
     chosen = winner.view(count, classes)[point, kind]
+    if not class_aware:
+        chosen = _lengths(match, segments).argmin(1)[point]
     target[point, kind] = 1.0
     left = points.times[point] - segments[chosen, 0]
     right = segments[chosen, 1] - points.times[point]
     reach = torch.stack([left, right], dim=-1).clamp(min=0)
     distance[point, kind] = reach / points.strides[point][:, None]
     return target, distance
+
+
+def _lengths(match: Tensor, segments: Tensor) -> Tensor:
+    """(P, N) length of each event at the points that answer for it, infinite elsewhere."""
+    lengths = (segments[:, 1] - segments[:, 0]).expand(match.shape)
+    return lengths.masked_fill(~match, torch.inf)
+
+
+def _only_shortest(match: Tensor, segments: Tensor) -> Tensor:
+    """Leave each point its shortest event, and those that are as short (UnAV)."""
+    lengths = _lengths(match, segments)
+    return match & (lengths <= lengths.amin(1, keepdim=True) + TIE)

@@ -5,13 +5,12 @@ Shapes: T steps, P points, K classes, M detections.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.loco import LoCo, Prediction
+from model.loco import Prediction
 from model.softnms import multiclass_soft_nms
 
 
@@ -34,16 +33,20 @@ class Detected:
 class DecodingSettings:
     """How points become detections; the values are UnAV's, the last two ours.
 
+    The overlap is the longest crop of the recipes (64 s on the default grid): no network that was
+    trained on such crops knows longer events, so each event is whole in one piece at least. Pieces
+    of three times that length keep the places and the reach of the attention near what training
+    showed, and the memory of a piece near that of a short clip.
+
     Attributes:
         min_score: Probability that a point must pass before suppression, and after it.
         per_level: Candidates kept on each level.
         min_length: Steps below which an interval is dropped.
         sigma: Of Soft-NMS.
-        max_per_class: Detections kept of a class; a video in several pieces may have that many for
-            each piece.
+        max_per_class: Detections kept of a class; of a video in several pieces, in each piece.
         max_total: Detections kept of a video, likewise.
-        chunk: Steps that are looked at at once; longer videos slide.
-        overlap: Steps that neighbouring pieces share. An event that is longer may be cut.
+        chunk: Steps that are looked at at once; longer videos slide. See `model.sequence`.
+        overlap: Steps that neighbouring pieces share at least.
     """
 
     min_score: float = 0.001
@@ -52,8 +55,8 @@ class DecodingSettings:
     sigma: float = 0.4
     max_per_class: int = 100
     max_total: int = 100
-    chunk: int = 2304
-    overlap: int = 512
+    chunk: int = 768
+    overlap: int = 256
 
     def __post_init__(self) -> None:
         if self.chunk <= 0 or not 0 <= self.overlap < self.chunk:
@@ -84,16 +87,16 @@ def candidates(prediction: Prediction, video: int, settings: DecodingSettings) -
     return Detected(segments[keep], scores[point, label][keep], label[keep])
 
 
-def suppress(found: Detected, settings: DecodingSettings, *, pieces: int = 1) -> Detected:
-    """Multi-class Soft-NMS; the limits hold for each piece."""
+def suppress(found: Detected, settings: DecodingSettings) -> Detected:
+    """Multi-class Soft-NMS."""
     index, scores = multiclass_soft_nms(
         found.segments,
         found.scores,
         found.labels,
         sigma=settings.sigma,
         min_score=settings.min_score,
-        max_per_class=settings.max_per_class * pieces,
-        max_total=settings.max_total * pieces,
+        max_per_class=settings.max_per_class,
+        max_total=settings.max_total,
     )
     return Detected(found.segments[index], scores, found.labels[index])
 
@@ -107,83 +110,36 @@ def decode(prediction: Prediction, settings: DecodingSettings | None = None) -> 
     ]
 
 
-def piece_starts(steps: int, settings: DecodingSettings, *, alignment: int = 1) -> list[int]:
-    """Where the pieces of a sequence start.
+def step_activation(prediction: Prediction, video: int) -> Tensor:
+    """For each step and class the best probability of any point over the step, (T, K).
+
+    A point of level l stands for the 2^l steps from its own on.
+    """
+    scores = prediction.logits[video].float().sigmoid() * prediction.mask[video][:, None]
+    steps, first = prediction.lengths[0], 0
+    best = scores[:steps].clone()
+    for level, length in enumerate(prediction.lengths):
+        points = scores[first : first + length].repeat_interleave(2**level, 0)[:steps]
+        best[: len(points)] = torch.maximum(best[: len(points)], points)
+        first += length
+    return best
+
+
+def piece_hop(settings: DecodingSettings, *, alignment: int = 1) -> int:
+    """Steps from the start of one piece to that of the next.
 
     Args:
-        steps: Length of the sequence.
         settings: ``chunk`` and ``overlap``.
         alignment: Starts are multiples of it where the pieces are long enough, so that a piece's
             levels and windows fall on those of the whole.
     """
+    hop = settings.chunk - settings.overlap
+    return hop - (hop % alignment if hop >= alignment else 0)
+
+
+def piece_starts(steps: int, settings: DecodingSettings, *, alignment: int = 1) -> list[int]:
+    """Where the pieces of a sequence start; see `piece_hop`."""
     if steps <= settings.chunk:
         return [0]
-    hop = settings.chunk - settings.overlap
-    hop -= hop % alignment if hop >= alignment else 0
+    hop = piece_hop(settings, alignment=alignment)
     return list(range(0, steps - (settings.chunk - hop), hop))
-
-
-@torch.inference_mode()
-def detect_sequence(
-    model: LoCo,
-    vision: Tensor,
-    audio: Tensor,
-    vision_mask: Tensor,
-    audio_mask: Tensor,
-    *,
-    settings: DecodingSettings | None = None,
-) -> Detected:
-    """Detections of one video of any length, in bounded memory.
-
-    A sequence longer than ``settings.chunk`` is cut into overlapping pieces; suppression runs once
-    over the candidates of all.
-
-    Args:
-        model: In eval mode.
-        vision: (Cv, T); on any device, the pieces are moved to the model's.
-        audio: (Ca, T).
-        vision_mask: (T,).
-        audio_mask: (T,).
-        settings: Of decoding.
-
-    Returns:
-        Detections on the CPU.
-
-    Raises:
-        ValueError: The sequence has no step.
-    """
-    settings = settings or DecodingSettings()
-    if vision.shape[-1] == 0:
-        raise ValueError("a sequence of 0 steps holds no events")
-    starts = piece_starts(vision.shape[-1], settings, alignment=model.alignment)
-    inputs = (vision, audio, vision_mask, audio_mask)
-    found = sequence_candidates(model, inputs, starts, settings=settings)
-    return suppress(found, settings, pieces=len(starts))
-
-
-def sequence_candidates(
-    model: LoCo, inputs: Sequence[Tensor], starts: Sequence[int], *, settings: DecodingSettings
-) -> Detected:
-    """Candidates of a sequence in pieces, on the CPU.
-
-    Of what two pieces share, each answers for the candidates whose centre is in its half.
-
-    Args:
-        model: In eval mode.
-        inputs: As `detect_sequence` takes them.
-        starts: Of the pieces.
-        settings: Of decoding.
-    """
-    device = next(model.parameters()).device
-    found, low = [], -torch.inf
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
-        piece = slice(start, start + settings.chunk)
-        prediction = model(*(x[..., piece].to(device)[None] for x in inputs))
-        local = candidates(prediction, 0, settings)
-        segments = local.segments.cpu() + start
-        centre = segments.mean(-1)
-        high = torch.inf if following is None else (following + start + settings.chunk) / 2
-        mine = (centre >= low) & (centre < high)
-        found.append((segments[mine], local.scores.cpu()[mine], local.labels.cpu()[mine]))
-        low = high
-    return Detected(*(torch.cat(part) for part in zip(*found, strict=True)))

@@ -98,6 +98,8 @@ class Heads(nn.Module):
         distance_bias: Distances at the start, in strides. With 0, the public code's value, half of
             them start on the side of the ReLU that has no gradient, and on little data some never
             leave it: their events keep a start or an end at the point itself.
+        prior: Probability of a class at a point at the start (focal loss paper).
+        class_aware: Whether each class has distances of its own; without, all share one pair.
     """
 
     def __init__(
@@ -108,12 +110,14 @@ class Heads(nn.Module):
         levels: int,
         inputs: int | None = None,
         distance_bias: float = 2.0,
+        prior: float = PRIOR,
+        class_aware: bool = True,
     ) -> None:
         super().__init__()
         self.classify = Tower(inputs or channels, channels, classes)
-        self.regress = Tower(inputs or channels, channels, 2 * classes)
+        self.regress = Tower(inputs or channels, channels, 2 * classes if class_aware else 2)
         for tower, start in (
-            (self.classify, PRIOR_LOGIT),
+            (self.classify, math.log(prior / (1 - prior))),
             (self.regress, distance_bias),
         ):
             bias = tower.out.conv.bias
@@ -125,4 +129,5 @@ class Heads(nn.Module):
         """(B, C, T_l) in; logits (B, T_l, K) and distances (B, T_l, K, 2) in strides out."""
         logits = self.classify(x, mask).transpose(1, 2)
         distances = F.relu(self.scale[level] * self.regress(x, mask)).transpose(1, 2)
-        return logits, distances.unflatten(-1, (-1, 2))
+        distances = distances.unflatten(-1, (-1, 2))
+        return logits, distances.expand(*logits.shape, 2)

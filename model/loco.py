@@ -18,7 +18,13 @@ from model.attention import Block
 from model.correspondence import Correspondence
 from model.embedding import Embedding
 from model.heads import Decoder, Heads
-from model.losses import INTERVALS, RunningNormaliser, focal_loss, interval_loss
+from model.losses import (
+    INTERVALS,
+    RunningNormaliser,
+    focal_loss,
+    interval_loss,
+    smooth_targets,
+)
 from model.mixing import GlobalAttention
 from model.points import Points, make_points
 from model.pyramid import Pyramid
@@ -52,6 +58,8 @@ class Prediction:
 @dataclass(frozen=True, slots=True)
 class Losses:
     """Terms of Eq 9, each a scalar: total = classes + intervals + lambda * correspondence.
+
+    ``interval_weight``, 1 in the paper, multiplies the second term.
 
     Attributes:
         total: To be minimised.
@@ -123,6 +131,16 @@ class LoCo(nn.Module):
         temperature: Initial temperature of LCC.
         distance_bias: Distances at the start of training, in strides; see `Heads`.
         force_nearest: Train on events that lie between all points, too; see `assign`.
+        class_aware: Each class has distances of its own; without, all classes of a point share
+            one pair, and the point answers for its shortest event alone.
+        prior: Probability of a class at a point at the start of training.
+        focal_alpha: Weight of positives in the focal loss; negative for none.
+        focal_gamma: Its exponent.
+        label_smoothing: Share by which class targets move towards 1 / (K + 1).
+        interval_weight: Of the IoU loss in the total.
+        normaliser_momentum: Of the running count of positive points.
+        decoder_window: The decoder's local attention looks half of it to either side; 0 takes
+            ``window``.
     """
 
     def __init__(
@@ -160,13 +178,23 @@ class LoCo(nn.Module):
         temperature: float = 0.07,
         distance_bias: float = 2.0,
         force_nearest: bool = False,
+        class_aware: bool = True,
+        prior: float = 0.01,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        interval_weight: float = 1.0,
+        normaliser_momentum: float = 0.9,
+        decoder_window: int = 0,
     ) -> None:
         super().__init__()
         if interval not in INTERVALS:
             raise ValueError(f"unknown interval loss {interval!r}: use one of {INTERVALS}")
         self.classes, self.levels, self.max_seq_len = classes, levels, max_seq_len
         self.interval, self.correspondence_weight = interval, correspondence_weight
-        self.force_nearest = force_nearest
+        self.force_nearest, self.class_aware = force_nearest, class_aware
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.label_smoothing, self.interval_weight = label_smoothing, interval_weight
         #: Pieces of a long sequence that start at multiples of this see the windows of the whole.
         self.alignment = window * 2 ** (levels - 1)
         self.embed = nn.ModuleDict(
@@ -203,13 +231,20 @@ class LoCo(nn.Module):
             decoder_channels,
             blocks=decoder_blocks,
             heads=heads,
-            window=window,
+            window=decoder_window or window,
             attention=decoder_attention,
             expansion=decoder_expansion,
             drop_path=drop_path,
         )
-        self.head = Heads(decoder_channels, classes, levels=levels, distance_bias=distance_bias)
-        self.normaliser = RunningNormaliser(initial=normaliser)
+        self.head = Heads(
+            decoder_channels,
+            classes,
+            levels=levels,
+            distance_bias=distance_bias,
+            prior=prior,
+            class_aware=class_aware,
+        )
+        self.normaliser = RunningNormaliser(initial=normaliser, momentum=normaliser_momentum)
         self.correspondence = (
             None
             if correspondence == "none"
@@ -284,7 +319,15 @@ class LoCo(nn.Module):
         positive = (target > 0) & valid[..., None]
         positives = positive.any(-1).sum()
         normaliser = self.normaliser(positives)
-        classes = focal_loss(prediction.logits[valid], target[valid]).sum() / normaliser
+        classes = focal_loss(
+            prediction.logits[valid],
+            smooth_targets(target[valid], self.label_smoothing),
+            alpha=self.focal_alpha,
+            gamma=self.focal_gamma,
+        )
+        classes = classes.sum() / normaliser
+        if not self.class_aware:  # all classes of a point have the same distances: count them once
+            positive = positive & (positive.cumsum(-1) == 1)
         intervals = interval_loss(
             prediction.distances[positive], distance[positive], kind=self.interval
         )
@@ -299,7 +342,9 @@ class LoCo(nn.Module):
             for s, mask in zip(segments, valid, strict=True)
         )
         return Losses(
-            total=classes + intervals + self.correspondence_weight * correspondence,
+            total=classes
+            + self.interval_weight * intervals
+            + self.correspondence_weight * correspondence,
             classes=classes,
             intervals=intervals,
             correspondence=correspondence,
@@ -312,7 +357,14 @@ class LoCo(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Class targets (B, P, K) and distances (B, P, K, 2) of a batch; see `assign`."""
         pairs = [
-            assign(points, s, y, classes=self.classes, force_nearest=self.force_nearest)
+            assign(
+                points,
+                s,
+                y,
+                classes=self.classes,
+                force_nearest=self.force_nearest,
+                class_aware=self.class_aware,
+            )
             for s, y in zip(segments, labels, strict=True)
         ]
         return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])

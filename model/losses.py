@@ -32,6 +32,11 @@ def focal_loss(
     return loss
 
 
+def smooth_targets(targets: Tensor, smoothing: float) -> Tensor:
+    """Class targets (..., K) moved towards 1 / (K + 1) (ActionFormer); 0 leaves them alone."""
+    return targets * (1 - smoothing) + smoothing / (targets.shape[-1] + 1)
+
+
 def interval_loss(predicted: Tensor, target: Tensor, *, kind: str = "giou") -> Tensor:
     """1 - IoU of two intervals around one point; ``diou`` adds the distance of their centres.
 

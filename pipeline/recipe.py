@@ -25,6 +25,8 @@ DECODER_ATTENTIONS = ("local", "global")
 DIRECTIONS = ("mean", "sum")
 SCOPES = ("video", "batch")
 READERS = ("auto", "decord", "ffmpeg")
+OPTIMISERS = ("adamw", "adam")
+JUDGED = ("averaged", "raw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,11 @@ class ModelConfig:
         decoder_attention: ``local`` or ``global``.
         decoder_expansion: Width of the decoder's feed-forward nets over ``decoder_channels``.
         distance_bias: Distances at the start of training, in strides.
+        decoder_window: The decoder's local attention looks half of it to either side; 0 takes
+            ``window``.
+        class_aware: Each class has distances of its own; without, all classes of a point share one
+            pair.
+        prior: Probability of a class at a point at the start of training.
     """
 
     channels: int = _at_least(512, 2)
@@ -168,6 +175,9 @@ class ModelConfig:
     decoder_attention: str = _choice("local", DECODER_ATTENTIONS)
     decoder_expansion: int = _at_least(1, 1)
     distance_bias: float = _at_least(2.0, 0)
+    decoder_window: int = _at_least(0, 0)
+    class_aware: bool = True
+    prior: float = _limited(0.01, Limit("above 0 and below 1", lambda value: 0 < value < 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +196,11 @@ class LossConfig:
         smoothing: Mass that ``softened`` takes from the diagonal.
         temperature: Initial temperature of LCC.
         force_nearest: Train on events that lie between all points, too.
+        focal_alpha: Weight of positives in the focal loss; negative for none.
+        focal_gamma: Its exponent.
+        label_smoothing: Share by which class targets move towards 1 / (classes + 1).
+        interval_weight: Of the IoU loss in the total.
+        normaliser_momentum: Of the running count of positive points.
     """
 
     correspondence: str = _choice("learnable", CORRESPONDENCES)
@@ -199,22 +214,32 @@ class LossConfig:
     smoothing: float = _below(0.1, 0, 1)
     temperature: float = _between(0.07, 0.001, 0.5)
     force_nearest: bool = False
+    focal_alpha: float = _between(0.25, -1, 1)
+    focal_gamma: float = _at_least(2.0, 0)
+    label_smoothing: float = _below(0.0, 0, 1)
+    interval_weight: float = _at_least(1.0, 0)
+    normaliser_momentum: float = _below(0.9, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
-    """AdamW with linear warm-up, then cosine, both by iteration.
+    """Gradient steps with linear warm-up, then cosine, both by iteration.
 
     Attributes:
+        optimiser: ``adamw``, or ``adam``, whose weight decay is part of the gradient.
         lr: Peak learning rate.
         weight_decay: On matrices and convolutions only.
         warmup_epochs: Epochs of linear warm-up.
         epochs: All epochs, warm-up included.
         min_lr: Where the cosine ends.
         clip: Largest L2 norm of the gradient; 0 for none.
-        ema: Decay of the averaged weights, which are the ones that are saved and tested.
+        ema: Decay of the averaged weights, which are the ones that are saved and tested; 0 makes
+            them the weights themselves.
+        ema_warmup: Start with a short memory, so that the mean of a short run forgets its random
+            start; the public code keeps it.
     """
 
+    optimiser: str = _choice("adamw", OPTIMISERS)
     lr: float = _positive(1e-4)
     weight_decay: float = _at_least(1e-4, 0)
     warmup_epochs: int = _at_least(5, 0)
@@ -222,6 +247,7 @@ class OptimConfig:
     min_lr: float = _at_least(1e-8, 0)
     clip: float = _at_least(1.0, 0)
     ema: float = _below(0.999, 0, 1)
+    ema_warmup: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +261,10 @@ class TrainConfig:
         keep: Share of an event that must lie in the crop for it to be kept.
         seed: Decides initial weights, order, crops and stochastic depth.
         validate_every: Epochs between validations; the last epoch is always validated.
+        validate_on: Whose score chooses the best epoch: the ``averaged`` weights, which are saved
+            and tested, or the ``raw`` ones, as in the public code.
         cache_gb: Features are kept in memory when all of them take no more than this.
+        tensorboard: Also write the training log as TensorBoard event files.
     """
 
     batch_size: int = _at_least(16, 1)
@@ -244,7 +273,9 @@ class TrainConfig:
     keep: float = _between(0.5, 0, 1)
     seed: int = _at_least(1234567891, 0)
     validate_every: int = _at_least(1, 1)
+    validate_on: str = _choice("averaged", JUDGED)
     cache_gb: float = _at_least(2.0, 0)
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +299,8 @@ class InferConfig:
     sigma: float = _positive(0.4)
     max_per_class: int = _at_least(100, 1)
     max_total: int = _at_least(100, 1)
-    chunk: int = _at_least(2304, 64)
-    overlap: int = _at_least(512, 0)
+    chunk: int = _at_least(768, 64)
+    overlap: int = _at_least(256, 0)
 
 
 @dataclass(frozen=True, slots=True)

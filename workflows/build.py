@@ -16,15 +16,27 @@ from workflows.annotations import Annotations
 from workflows.train import TrainSettings
 
 
-def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tuple[LoCo, Card]:
-    """Fresh weights under the recipe's seed, and the card of what will become of them."""
-    architecture: dict[str, Any] = {
-        "vision_dim": store.spec.vision.dim,
-        "audio_dim": store.spec.audio.dim,
-        "classes": len(labels.classes),
+def architecture_of(
+    recipe: Recipe, *, vision_dim: int, audio_dim: int, classes: int
+) -> dict[str, Any]:
+    """The recipe's arguments of `LoCo`; the three numbers come from features and labels."""
+    return {
+        "vision_dim": vision_dim,
+        "audio_dim": audio_dim,
+        "classes": classes,
         **asdict(recipe.model),
         **asdict(recipe.loss),
     }
+
+
+def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tuple[LoCo, Card]:
+    """Fresh weights under the recipe's seed, and the card of what will become of them."""
+    architecture = architecture_of(
+        recipe,
+        vision_dim=store.spec.vision.dim,
+        audio_dim=store.spec.audio.dim,
+        classes=len(labels.classes),
+    )
     torch.manual_seed(recipe.train.seed)
     card = Card(
         architecture,
@@ -62,6 +74,9 @@ def train_settings(recipe: Recipe) -> TrainSettings:
         keep=shown.keep,
         max_seq_len=recipe.model.max_seq_len,
         validate_every=shown.validate_every,
+        optimiser=optim.optimiser,
+        ema_warmup=optim.ema_warmup,
+        validate_on=shown.validate_on,
     )
 
 

@@ -9,11 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from torch import nn
-
 from extractors.device import select_device
-from extractors.features import Features, concatenate_rows
+from extractors.features import Features, Rows, Summary
 from extractors.media.probe import probe
 from extractors.media.video import ReaderChoice
 from extractors.registry import backbone_spec, load_backbone
@@ -21,16 +18,15 @@ from extractors.spec import Backbone, BackboneSpec
 from extractors.stream import FeatureStream
 from extractors.windows import WindowGrid
 from model.checkpoint import Card, load_checkpoint
-from model.decoding import DecodingSettings, Detected, detect_sequence
-from model.loco import LoCo, Prediction
+from model.decoding import DecodingSettings, Detected
+from model.loco import LoCo
+from model.sequence import SequenceDetector
 from pipeline.core.errors import CheckpointError
 from pipeline.core.events import Curves, Detections, Event, sort_events
-from workflows.dataset import feature_tensors
 from workflows.labels import known_labels
+from workflows.piecewise import PLAIN_CURVES, ActivationTrack, block_of, stored_blocks
 
 MIN_SCORE = 0.1  # what people are shown of a model whose card names no threshold
-PLAIN_CURVES = 3  # strongest classes without an event that still get a curve
-ARRAYS = ("vision", "audio", "vision_mask", "audio_mask")  # what the model reads of the features
 
 
 def events_of(
@@ -64,20 +60,15 @@ class Predictor:
     def __call__(self, features: Features) -> list[Event]:
         """Events of one video, best first.
 
+        Stored features are read piece by piece, so a video of any length stays on disk.
+
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        if features.digest != self.card.digest:
-            raise CheckpointError(
-                f"the model was trained on features of backbone {self.card.backbone.get('name')!r} "
-                f"(digest {self.card.digest}), these have digest {features.digest}",
-                hint="extract the features again with the model's backbone",
-            )
-        modalities = str(self.card.data.get("modalities", "both"))
-        # The features stay where they are: each piece is moved to the model's device by itself.
-        inputs = feature_tensors(features, modalities=modalities)
-        found = detect_sequence(self._model, *inputs, settings=self._settings)
-        return events_of(found, self.card.classes, features.grid, features.summary.duration)
+        self.card.check_features(features.digest)
+        scan = self.scan()
+        scan.add_stored(features)
+        return scan.events(features.grid, features.summary.duration)
 
     def detect(self, features: Features) -> tuple[list[Event], Curves]:
         """Events of one video, best first, and the activation of the classes that matter.
@@ -85,48 +76,68 @@ class Predictor:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        record = _Activation(
-            features.steps, len(self.card.classes), self._settings.chunk - self._settings.overlap
-        )
-        hook = self._model.register_forward_hook(record)
-        try:
-            events = self(features)
-        finally:
-            hook.remove()
-        return events, record.curves(events, self.card.classes, features.grid)
+        self.card.check_features(features.digest)
+        scan = self.scan(curves=True)
+        scan.add_stored(features)
+        events = scan.events(features.grid, features.summary.duration)
+        return events, scan.curves(events, features.grid)
+
+    def scan(self, *, curves: bool = False) -> Scan:
+        """A fresh look at one video whose features come in blocks.
+
+        Args:
+            curves: Whether to keep the activation, too.
+        """
+        return Scan(self._model, self.card, settings=self._settings, curves=curves)
 
 
-class _Activation:
-    """Watches a model at work and keeps, for each step, the best probability of any point over it.
+class Scan:
+    """One video on its way through a model: rows in as they come, then events and curves out.
 
-    A point of level l stands for the 2^l steps from its own on; where the pieces of a long video
-    overlap, the larger value counts.
+    Memory grows only with what is found, and by 2 K bytes a step with the curves.
+
+    Args:
+        model: In eval mode.
+        card: Its card.
+        settings: Of decoding.
+        curves: Whether to keep the activation.
     """
 
-    def __init__(self, steps: int, classes: int, advance: int) -> None:
-        self._values = np.zeros((steps, classes), np.float32)
-        self._advance = advance
-        self._start = 0
+    def __init__(
+        self, model: LoCo, card: Card, *, settings: DecodingSettings, curves: bool
+    ) -> None:
+        self._card = card
+        self._modalities = str(card.data.get("modalities", "both"))
+        self._track = ActivationTrack(len(card.classes)) if curves else None
+        self._detector = SequenceDetector(model, settings=settings, watch=self._track)
 
-    def __call__(self, model: nn.Module, inputs: object, prediction: Prediction) -> None:
-        probabilities = prediction.logits[0].sigmoid() * prediction.mask[0][:, None]
-        length, first = prediction.lengths[0], 0
-        piece = self._values[self._start : self._start + length]
-        for level, count in enumerate(prediction.lengths):
-            points = probabilities[first : first + count].repeat_interleave(2**level, 0)[:length]
-            np.maximum(piece, points.float().cpu().numpy(), out=piece)
-            first += count
-        self._start += self._advance
+    def add(self, rows: Rows) -> None:
+        """Take the next consecutive steps: embeddings and masks of both modalities."""
+        self._detector.add(*block_of(rows, modalities=self._modalities))
 
-    def curves(self, events: Sequence[Event], classes: Sequence[str], grid: WindowGrid) -> Curves:
-        """Curves of the classes with events, by their best, and of a few strong ones without."""
-        number = {name: index for index, name in enumerate(classes)}
-        labels = list(dict.fromkeys(event.label for event in events))
-        strongest = np.argsort(-self._values.max(axis=0, initial=0), kind="stable")
-        others = [classes[index] for index in strongest if classes[index] not in set(labels)]
-        labels += others[:PLAIN_CURVES]
-        columns = [number[label] for label in labels]
-        return Curves(grid.centres(len(self._values)), tuple(labels), self._values[:, columns])
+    def add_stored(self, features: Features) -> None:
+        """Take all of a stored video."""
+        for block in stored_blocks(features, modalities=self._modalities):
+            self._detector.add(*block)
+
+    def events(self, grid: WindowGrid, duration: float) -> list[Event]:
+        """Events, best first, once all rows have been taken.
+
+        Args:
+            grid: Where the steps lie.
+            duration: Seconds; events end there at the latest.
+        """
+        return events_of(self._detector.finish(), self._card.classes, grid, duration)
+
+    def curves(self, events: Sequence[Event], grid: WindowGrid) -> Curves:
+        """Activation of the classes with events and of a few strong ones without.
+
+        Raises:
+            ValueError: It was not kept.
+        """
+        if self._track is None:
+            raise ValueError("this scan keeps no curves: ask for them when it starts")
+        return self._track.curves(events, self._card.classes, grid)
 
 
 class LocoDetector:
@@ -181,10 +192,21 @@ class LocoDetector:
     def __call__(self, path: str | os.PathLike[str]) -> Detections:
         """Events of one file, by start.
 
+        Embeddings go from the stream into the model piece by piece and are dropped, so memory
+        hardly grows with the length of the file.
+
         Raises:
             MediaError: The file cannot be read.
         """
-        return self.detections(self._features(path), video=os.fspath(path))
+        if self._backbone is None:
+            self._backbone = load_backbone(self._spec.name, device=self._device)
+        stream = FeatureStream(probe(path), self._backbone, reader=self._reader)
+        scan = self._predict.scan(curves=True)
+        for rows in stream:
+            scan.add(rows)
+        events = scan.events(self._spec.grid, stream.summary.duration)
+        curves = scan.curves(events, self._spec.grid)
+        return self._result(events, curves, stream.summary, video=os.fspath(path))
 
     def detect_features(self, features: Features) -> tuple[list[Event], Curves]:
         """Events of one video, best first, and activation curves of the classes that matter.
@@ -192,7 +214,19 @@ class LocoDetector:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        events, curves = self._predict.detect(features)
+        return self._wanted(*self._predict.detect(features))
+
+    def detections(self, features: Features, *, video: str) -> Detections:
+        """The result for features that are there already.
+
+        Args:
+            features: Of one video.
+            video: Its name in the result.
+        """
+        return self._result(*self._predict.detect(features), features.summary, video=video)
+
+    def _wanted(self, events: Sequence[Event], curves: Curves) -> tuple[list[Event], Curves]:
+        """What was asked for: classes to report, events that are sure enough, their curves."""
         wanted = set(self.labels)
         kept = [e for e in events if e.label in wanted and e.score >= self._min_score]
         shown = {event.label for event in kept}
@@ -204,35 +238,23 @@ class LocoDetector:
         names = tuple(curves.labels[column] for column in columns)
         return kept, Curves(curves.times, names, curves.values[:, columns])
 
-    def detections(self, features: Features, *, video: str) -> Detections:
-        """The result for features that are there already.
-
-        Args:
-            features: Of one video.
-            video: Its name in the result.
-        """
-        events, curves = self.detect_features(features)
-        notes = list(features.summary.notes)
-        if features.summary.status == "partial":
-            shares = features.summary.coverage.items()
+    def _result(
+        self, events: Sequence[Event], curves: Curves, summary: Summary, *, video: str
+    ) -> Detections:
+        events, curves = self._wanted(events, curves)
+        notes = list(summary.notes)
+        if summary.status == "partial":
+            shares = summary.coverage.items()
             listed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
             notes.append(f"partial result: decoded of what the file promises: {listed}")
         return Detections(
             video=video,
-            duration=features.summary.duration,
+            duration=summary.duration,
             events=sort_events(events),
             detector=self.name,
             notes=tuple(notes),
             curves=curves,
         )
-
-    def _features(self, path: str | os.PathLike[str]) -> Features:
-        """Embeddings and masks; class scores, which the model does not read, are dropped."""
-        if self._backbone is None:
-            self._backbone = load_backbone(self._spec.name, device=self._device)
-        stream = FeatureStream(probe(path), self._backbone, reader=self._reader)
-        rows = concatenate_rows({name: chunk[name] for name in ARRAYS} for chunk in stream)
-        return Features(Path(path).name, self._spec.grid, self.digest, rows, stream.summary)
 
 
 def _trained_spec(path: Path, card: Card) -> BackboneSpec:

@@ -153,6 +153,7 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
         device=chosen,
         resume=resume,
         inputs=_fingerprint(recipe, store, ids, ("data", "model", "loss")),
+        tensorboard=recipe.train.tensorboard,
         report=_say,
     )
     _remember(recipe, "train", mark)
@@ -297,6 +298,7 @@ def _fingerprint(
 ) -> str:
     """Hash of all that a stage reads: sections of the recipe, labels, features, files."""
     tree = recipe.to_json()
+    del tree["train"]["tensorboard"]  # decides what is logged, not what is learned
     features = [f"{id} {store.record(id).sha256}" for id in sorted(ids)]
     hashes = [_file_hash(path) for path in (recipe.data.annotations, *files)]
     return _hash({name: tree[name] for name in sections}, features, hashes)

@@ -1,0 +1,313 @@
+"""A study: checked before it runs, resumable, and its table is arithmetic that one can follow."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import workflows.study
+import workflows.train
+from pipeline.cli import main
+from pipeline.core.errors import ConfigError, PipelineError, UsageError
+from pipeline.core.locks import LockFile
+from tests.fixtures.annotated import write_annotations
+from workflows.study import plan_runs, run_study
+from workflows.study_file import Study, load_study
+from workflows.study_table import StudyRow, StudyTable
+from workflows.trial import Trial, run_trial
+
+STUDIES = sorted((Path(workflows.study.__file__).parent / "recipes" / "studies").glob("*.yaml"))
+RECIPE = {
+    "data": {"annotations": "labels.json", "features": "features", "validation": ""},
+    "model": {
+        "channels": 8,
+        "heads": 2,
+        "decoder_channels": 8,
+        "unimodal_blocks": 0,
+        "levels": 2,
+        "max_seq_len": 80,
+        "embedding_layers": 1,
+    },
+    "optim": {"epochs": 2, "warmup_epochs": 1},
+    "train": {"batch_size": 4},
+    "output": {"folder": "run"},
+}
+STUDY: dict[str, Any] = {
+    "base": "recipe.yaml",
+    "seeds": [0, 1],
+    "simulation": {
+        "train": 6, "validation": 0, "test": 3, "vision_dim": 6, "audio_dim": 4, "noise": 1.0
+    },
+    "baselines": ["whole-video"],
+    "variants": {"LoCo": {}, "no fusion": {"model.fusion": "none", "loss.correspondence": "none"}},
+}  # fmt: skip
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    value = {**STUDY, **changes}
+    path = folder / "study.yaml"
+    path.write_text(
+        yaml.safe_dump({k: v for k, v in value.items() if v is not None}, sort_keys=False)
+    )
+    return path
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    write_annotations(tmp_path, train=8, validation=2, test=4)
+    return load_study(write_study(tmp_path))
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_bundled_study_can_be_run(path: Path) -> None:
+    study = load_study(path)
+    assert len(study.variants) >= 2
+    assert len(study.seeds) >= 3
+    assert path.read_text("utf-8").startswith(f"# pipeline study --config studies/{path.name} ")
+
+
+def test_the_full_size_simulation_is_that_of_the_real_data() -> None:
+    full = next(path for path in STUDIES if path.stem == "simulated_full")
+    simulation = load_study(full).simulation
+    assert simulation is not None
+    assert (simulation.train, simulation.test, simulation.classes) == (-1, -1, -1)
+    assert (simulation.vision_dim, simulation.audio_dim) == (1536, 1536)
+
+
+def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+    path = write_study(
+        tmp_path,
+        seeds=[1, 1],
+        baselines=["whole-vide"],
+        simulation={"train": 0, "nosie": 2.0},
+        variants={
+            "LoCo": {},
+            "loco": {},
+            "typo": {"model.fuson": "none"},
+            "value": {"model.fusion": "globl", "model.heads": 3},
+            "ours": {"train.seed": 4},
+            "list": [1],
+        },
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    for said in (
+        r"seeds: [1, 1] must be different whole numbers",
+        "baselines: ['whole-vide'] must be names among whole-video",
+        "simulation.nosie: unknown key; did you mean 'noise'?",
+        "simulation.train: 0 must be at least 1",
+        "variants 'LoCo' and 'loco' would share the folder loco",
+        "variant 'typo': model.fuson: unknown key; did you mean 'fusion'?",
+        "variant 'value': model.fusion: 'globl' is not one of",
+        "variant 'ours': train.seed is set by the study",
+        "variant 'list': holds [1], not keys with values",
+    ):
+        assert said in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_mistake_of_the_base_is_said_once(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "modle": {}}))
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    assert str(caught.value).count("did you mean 'model'") == 1
+
+
+def test_a_missing_base_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"base: the recipe .*nowhere.yaml does not exist"):
+        load_study(write_study(tmp_path, base="nowhere.yaml"))
+
+
+def test_changes_for_all_reach_recipe_and_simulation_and_a_variant_wins(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    changed = load_study(
+        path, overrides=["model.fusion=fixed", "simulation.train=3"], seeds=[7], only=["no fusion"]
+    )
+    assert changed.simulation is not None
+    assert changed.simulation.train == 3
+    (run,) = plan_runs(changed, tmp_path / "out", device="cpu")
+    assert run.seed == 7
+    order = [text for text in run.trial.overrides if text.startswith("model.fusion")]
+    assert order == ["model.fusion=fixed", 'model.fusion="none"']
+
+
+def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="variants: LoCo, no fusion, whole-video"):
+        load_study(write_study(tmp_path), only=["Loco"])
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def stamps(out: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in out.rglob("best.safetensors")}
+
+
+def test_a_study_fills_its_table_and_a_second_call_trains_nothing(
+    study: Study, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = run_study(study, out, device="cpu")
+    assert first.exit_code == 0
+    assert [(row.name, len(row.metrics)) for row in first.table.rows] == [
+        ("LoCo", 2), ("no fusion", 2), ("whole-video", 2)
+    ]  # fmt: skip
+    trained = stamps(out)
+    assert len(trained) == 4
+    again = run_study(study, out, device="cpu")
+    assert stamps(out) == trained
+    assert again.table.to_json() == first.table.to_json()
+    written = json.loads((out / "table.json").read_text())
+    metrics = json.loads((out / "runs/no-fusion/seed-1/metrics.json").read_text())
+    assert written["rows"][1]["average_mAP"]["by_seed"]["1"] == metrics["scores"]["average_mAP"]
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert [row["name"] for row in rows] == ["LoCo"] * 2 + ["no fusion"] * 2 + ["whole-video"] * 2
+    assert float(rows[3]["average_mAP"]) == metrics["scores"]["average_mAP"]
+    assert "3 classes, videos: 6 train, 0 validation, 3 test" in (out / "table.md").read_text()
+
+
+def test_seeds_give_different_models_and_the_same_seed_the_same(
+    study: Study, tmp_path: Path
+) -> None:
+    one = run_study(study, tmp_path / "one", device="cpu").table
+    two = run_study(study, tmp_path / "two", device="cpu").table
+    losses = [
+        (tmp_path / out / f"runs/loco/seed-{seed}/log.csv").read_text().splitlines()[-1].split(",")
+        for out in ("one", "two")
+        for seed in (0, 1)
+    ]
+    assert losses[0][1] == losses[2][1] != losses[1][1]
+    assert [r.average.values for r in one.rows] == [r.average.values for r in two.rows]
+
+
+def test_a_run_that_fails_costs_only_itself_and_is_made_up_later(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def fail_once(trial: Trial) -> dict[str, Any]:
+        if any("seed-1" in text for text in trial.overrides) and 'model.fusion="none"' in (
+            trial.overrides
+        ):
+            raise PipelineError("the loss is nan")
+        return run_trial(trial)
+
+    monkeypatch.setattr(workflows.study, "run_trial", fail_once)
+    broken = run_study(study, out, device="cpu")
+    assert broken.exit_code == 1
+    assert "failed: no fusion, seed 1: the loss is nan" in broken.format_table()
+    assert "no fusion (1 of 2)" in (out / "table.md").read_text()
+    trained = stamps(out)
+    monkeypatch.undo()
+    whole = run_study(study, out, device="cpu")
+    assert whole.exit_code == 0
+    assert trained.items() < stamps(out).items()
+
+
+def test_a_killed_run_goes_on_to_the_same_scores(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_study(study, tmp_path / "whole", device="cpu")
+    real = workflows.train._save_epoch
+    count = []
+
+    def kill(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        count.append(1)
+        if len(count) == 3:  # in the middle of the second run
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflows.train, "_save_epoch", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, tmp_path / "out", device="cpu")
+    monkeypatch.undo()
+    resumed = run_study(study, tmp_path / "out", device="cpu")
+    for mine, theirs in zip(resumed.table.rows, whole.table.rows, strict=True):
+        assert mine.average.values == theirs.average.values
+
+
+def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with LockFile(out / "locks").hold("study", wait=True):
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    try:
+        with pytest.raises(UsageError, match="another process is running a study"):
+            run_study(study, out, device="cpu")
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_the_command_prints_the_table_and_fails_on_a_wrong_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_annotations(tmp_path, train=8, validation=2, test=4)
+    path = write_study(tmp_path)
+    words = ["study", "--config", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--seeds", "3", "--only", "LoCo", "--set", "optim.epochs=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "| LoCo |" in shown
+    assert (tmp_path / "out/runs/loco/seed-3/best.safetensors").exists()
+    assert main([*words, "--set", "model.fuson=none"]) == 2
+    assert "did you mean 'fusion'" in capsys.readouterr().err
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def metrics(average: float, **extra: Any) -> dict[str, Any]:
+    scores = {"tiou": [0.1, 0.5, 0.9], "mAP": [0.9, average, 0.1], "average_mAP": average}
+    return {"scores": scores, **extra}
+
+
+def test_differences_are_paired_by_seed_and_deviations_are_of_a_sample() -> None:
+    first = StudyRow("LoCo", {0: metrics(0.50), 1: metrics(0.60), 2: metrics(0.70)})
+    second = StudyRow("other", {0: metrics(0.48), 2: metrics(0.70)})
+    table = StudyTable("study", [first, second], [0, 1, 2])
+    assert first.average.mean == pytest.approx(0.6)
+    assert first.average.deviation == pytest.approx(0.1)
+    difference = table.difference(second)
+    assert difference is not None
+    assert difference.values == pytest.approx({0: -0.02, 2: 0.0})
+    assert difference.mean == pytest.approx(-0.01)  # not 0.59 - 0.60 of unequal seeds
+    assert table.difference(first) is None
+
+
+def test_the_markdown_shows_percent_parameters_seconds_and_what_is_missing() -> None:
+    rows = [
+        StudyRow("LoCo", {0: metrics(0.5, parameters=2_500_000, seconds=61.4)}),
+        StudyRow("other", {}),
+    ]
+    lines = StudyTable("study", rows, [0]).format_markdown().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:4]]
+    assert cells[0] == ["", "0.5", "0.9", "Avg", "Δ Avg", "params (M)", "s"]
+    assert cells[2] == ["LoCo", "50.00", "10.00", "50.00", "", "2.50", "61"]
+    assert cells[3] == ["other", "-", "-", "-", "-", "-", "-"]
+    assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_a_table_without_any_run_can_be_written(tmp_path: Path) -> None:
+    StudyTable("study", [StudyRow("LoCo", {})], [0]).write(tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == [
+        {"name": "LoCo", "runs": 0}
+    ]
