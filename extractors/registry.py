@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import Protocol
 
 from extractors.i3d_vggish import I3D_VGGISH_LOADERS
+from extractors.imported import imported_spec, is_imported
 from extractors.lite import LITE, load_lite
 from extractors.onepeace import ONEPEACE_LOADERS
+from extractors.released import RELEASED, NoEncoder
 from extractors.simulated import is_simulated, refuse_simulated, simulated_spec
 from extractors.spec import Backbone, BackboneSpec
 from pipeline.core.errors import UsageError
@@ -94,6 +96,10 @@ def _row(name: str) -> BackboneRow:
         return BACKBONES[name]
     if is_simulated(name):
         return BackboneRow(simulated_spec(name), refuse_simulated)
-    near = difflib.get_close_matches(name.lower(), BACKBONES, n=1, cutoff=0.5)
+    if name in RELEASED:
+        return BackboneRow(RELEASED[name], NoEncoder(name))
+    if is_imported(name):
+        return BackboneRow(imported_spec(name), NoEncoder(name))
+    near = difflib.get_close_matches(name.lower(), [*BACKBONES, *RELEASED], n=1, cutoff=0.5)
     guess = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(f"unknown backbone {name!r}", hint=f"{guess}backbones: {', '.join(BACKBONES)}")

@@ -9,7 +9,7 @@ all of them stand still. On an accelerator a chunk is as large as memory allows,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -54,6 +54,11 @@ class Runner:
         chunks = whole.split(self._chunk)
         results = list(self._pool.map(self._run, chunks) if self._pool else map(self._run, chunks))
         return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
+
+    def each(self, batches: Sequence[NDArray[Any]]) -> list[tuple[NDArray[np.float32], ...]]:
+        """Run the net on each array as it is, several at once on a CPU, and in that order."""
+        whole = [torch.from_numpy(np.require(batch, requirements=["C", "W"])) for batch in batches]
+        return list(self._pool.map(self._run, whole) if self._pool else map(self._run, whole))
 
     def _run(self, chunk: Tensor) -> tuple[NDArray[np.float32], ...]:
         # TF32 would make features depend on the device that computed them.

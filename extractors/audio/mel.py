@@ -25,6 +25,9 @@ LOWEST_HZ, HIGHEST_HZ = 125.0, 7500.0
 VGGISH_OFFSET = 0.01
 YAMNET_OFFSET = 0.001
 
+PATCH_FRAMES = 96  # that VGGish and YAMNet see at once
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP
+
 
 def log_mel(waveforms: ArrayLike, *, offset: float) -> NDArray[np.float64]:
     """Log-mel spectrogram.
@@ -45,6 +48,37 @@ def log_mel(waveforms: ArrayLike, *, offset: float) -> NDArray[np.float64]:
     frames = np.lib.stride_tricks.sliding_window_view(sound, FRAME, axis=-1)[..., ::HOP, :]
     magnitude = np.abs(np.fft.rfft(frames * hann(), FFT))
     return np.log(_sum_bands(magnitude) + offset)
+
+
+def log_mel_patches(
+    waveform: ArrayLike, *, offset: float, hop_seconds: float = PATCH_FRAMES / FRAMES_PER_SECOND
+) -> NDArray[np.float64]:
+    """Patches of 96 frames out of one log-mel spectrogram, as the published extractors cut them.
+
+    Patch i begins ``i * hop_seconds`` after the first sample. Frames are computed once, whatever
+    the overlap. The rest that fills no patch is dropped.
+
+    Args:
+        waveform: (S,) mono sound in [-1, 1] at 16 kHz.
+        offset: Added before the logarithm: `VGGISH_OFFSET` or `YAMNET_OFFSET`.
+        hop_seconds: Seconds from one patch to the next, rounded to whole frames of 10 ms; 0.96 as
+            published, 0.32 for UnAV-100.
+
+    Returns:
+        (N, 96, 64), N = 1 + floor((frames - 96) / hop); N = 0 below 15,600 samples.
+
+    Raises:
+        ValueError: The hop is shorter than a frame.
+    """
+    hop = round(hop_seconds * FRAMES_PER_SECOND)
+    if hop < 1:
+        raise ValueError(f"hop_seconds={hop_seconds} is shorter than a frame of 0.01 s")
+    sound = np.asarray(waveform, dtype=np.float64)
+    if sound.shape[-1] < (PATCH_FRAMES - 1) * HOP + FRAME:
+        return np.zeros((0, PATCH_FRAMES, BANDS))
+    frames = log_mel(sound, offset=offset)
+    patches = np.lib.stride_tricks.sliding_window_view(frames, PATCH_FRAMES, axis=0)[::hop]
+    return patches.transpose(0, 2, 1)
 
 
 @lru_cache(maxsize=1)
