@@ -54,7 +54,7 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """The summary as plain values."""
         return {
-            "duration": self.duration,
+            "duration": float(self.duration),  # a whole number would come back as another value
             "steps": self.steps,
             "coverage": dict(self.coverage),
             "readers": dict(self.readers),

@@ -19,7 +19,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,19 +109,52 @@ def load_annotations(
         ConfigError: The file cannot be read, is of another layout, or has wrong rows; each is
             named with its video and row.
     """
+    found = inspect_annotations(path, segments=segments)
+    labels, problems = found.annotations, found.problems
+    if found.fatal or (problems and bad_rows == "error"):
+        raise _refusal(labels.path, [*found.fatal, *problems], droppable=not found.fatal)
+    if not problems:
+        return labels
+    lost = f"{len(problems)} bad rows of {labels.path} were left out, first {problems[0]}"
+    return replace(labels, notes=(*labels.notes, lost))
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """All that is wrong with an annotation file, and what can be made of the rest.
+
+    Attributes:
+        annotations: What can be used; classes are in doubt where something is fatal.
+        fatal: Conflicts that nothing can be left out for: labels and their ids, names given twice.
+        problems: Rows and videos that cannot be used.
+        ids: Of each label, its ids, and where each was first seen.
+    """
+
+    annotations: Annotations
+    fatal: tuple[str, ...]
+    problems: tuple[str, ...]
+    ids: Mapping[str, Mapping[int, str]] = field(repr=False)
+
+
+def inspect_annotations(path: str | os.PathLike[str], *, segments: Segments = "read") -> Inspection:
+    """Read an annotation file and collect what is wrong instead of refusing it.
+
+    Of a name that is there twice, the later entry is looked at.
+
+    Args:
+        path: The JSON file.
+        segments: See `load_annotations`.
+
+    Raises:
+        ConfigError: The file cannot be read, or is of another layout.
+    """
     path = Path(path)
     check = _Check(path, segments)
-    database = check.database()
-    for video, entry in database.items():
+    for video, entry in check.database().items():
         check.video(video, entry)
     classes, label_ids = check.classes()
-    if check.fatal or (check.problems and bad_rows == "error"):
-        raise _refusal(path, check.fatal + check.problems, droppable=not check.fatal)
-    notes = list(check.notes)
-    if check.problems:
-        first = check.problems[0]
-        notes.append(f"{len(check.problems)} bad rows of {path} were left out, first {first}")
-    return Annotations(path, classes, label_ids, check.videos, tuple(notes))
+    labels = Annotations(path, classes, label_ids, check.videos, tuple(check.notes))
+    return Inspection(labels, tuple(check.fatal), tuple(check.problems), check.ids)
 
 
 class _Check:
@@ -134,12 +167,14 @@ class _Check:
         self.fatal: list[str] = []  # nothing can be made of the file
         self.problems: list[str] = []  # one row, or one video, cannot be used
         self.notes: list[str] = []
-        self._ids: dict[str, dict[int, str]] = {}  # label -> id -> where it was first seen
+        self.ids: dict[str, dict[int, str]] = {}  # label -> id -> where it was first seen
         self._without: dict[str, str] = {}  # label without an id -> where
         self._duplicates = 0
 
     def database(self) -> dict[str, Any]:
-        value = read_json(self.path, what="annotation file")
+        twice: list[str] = []
+        value = read_json(self.path, what="annotation file", twice=twice)
+        self.fatal += [f"{name!r} is there twice" for name in twice]
         database = value.get("database") if isinstance(value, dict) else None
         if not isinstance(database, dict) or not database:
             raise ConfigError(
@@ -204,7 +239,7 @@ class _Check:
         if id is None:
             self._without.setdefault(label, where)
         elif isinstance(id, int) and not isinstance(id, bool) and id >= 0:
-            self._ids.setdefault(label, {}).setdefault(id, where)
+            self.ids.setdefault(label, {}).setdefault(id, where)
         else:
             self.fatal.append(f"{where}: label_id {id!r} of {label!r} is no whole number from 0")
 
@@ -215,10 +250,10 @@ class _Check:
                 f"{self._duplicates} rows of {self.path} repeat another (same label, ends within "
                 f"{DUPLICATE_S:g} s) and were left out"
             )
-        if not self._ids:
+        if not self.ids:
             return tuple(sorted(self._without)), tuple(range(len(self._without)))
         owners: dict[int, tuple[str, str]] = {}
-        for label, ids in self._ids.items():
+        for label, ids in self.ids.items():
             if len(ids) > 1:
                 listed = " and ".join(f"{id} ({where})" for id, where in ids.items())
                 self.fatal.append(f"label {label!r} has the label_ids {listed}")
@@ -229,14 +264,19 @@ class _Check:
                         f"label_id {id} stands for {other!r} ({first}) and {label!r} ({where})"
                     )
         for label, where in self._without.items():
-            if label not in self._ids:
+            if label not in self.ids:
                 self.fatal.append(f"{where}: label {label!r} has no label_id, other labels have")
-        ordered = sorted((min(ids), label) for label, ids in self._ids.items())
+        ordered = sorted((min(ids), label) for label, ids in self.ids.items())
         return tuple(label for _, label in ordered), tuple(id for id, _ in ordered)
 
 
-def read_json(path: Path, *, what: str) -> Any:
+def read_json(path: Path, *, what: str, twice: list[str] | None = None) -> Any:
     """A JSON value; a video that is named twice is an error, not a silent replacement.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
+        twice: Takes the names that are there twice, which are then no error.
 
     Raises:
         ConfigError: The file is missing, unreadable or no JSON.
@@ -245,10 +285,13 @@ def read_json(path: Path, *, what: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            twice = next(
-                key for key, count in Counter(key for key, _ in pairs).items() if count > 1
-            )
-            raise ConfigError(f"{path}: {twice!r} is there twice", hint="join or rename the two")
+            counts = Counter(key for key, _ in pairs)
+            names = [key for key, count in counts.items() if count > 1]
+            if twice is None:
+                raise ConfigError(
+                    f"{path}: {names[0]!r} is there twice", hint="join or rename the two"
+                )
+            twice.extend(names)
         return value
 
     try:

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.features import Features
+from extractors.finite import first_bad_step
 from extractors.shapes import row_bytes
+from extractors.spec import MODALITIES
 from extractors.store import FeatureStore
 from extractors.windows import WindowGrid
 from model.assignment import matches
 from model.points import make_points
 from pipeline.core.errors import StoreError
-from workflows.annotations import BadRows, VideoLabels, refuse_rows
+from workflows.annotations import DURATION_SLACK_S, BadRows, VideoLabels, refuse_rows
 from workflows.matching import list_some, match_ids
 
 CROP_TRIES = 200  # UnAV: draws of a crop until one keeps an event
@@ -106,6 +108,8 @@ class SplitDataset:
         ids: Their ids, sorted.
         missing: Annotated videos that the store does not hold.
         dropped: Number of events that were dropped.
+        clipped: Number of events that end after the extracted video by more than rounding
+            explains. Training takes an event to end with its video; scores take it as it is.
 
     Raises:
         StoreError: The store holds none of the videos.
@@ -134,8 +138,16 @@ class SplitDataset:
                 f"the feature store {store.path} holds none of the {len(videos)} annotated videos",
                 hint="run the extract stage; ids are the videos' relative paths",
             )
-        self._steps = {id: self._store.summary(self._stored[id]).steps for id in self.ids}
+        summaries = {id: self._store.summary(self._stored[id]) for id in self.ids}
+        self._steps = {id: summary.steps for id, summary in summaries.items()}
+        self._ends = {id: summary.duration for id, summary in summaries.items()}
         self.dropped = self._check_ends(bad_rows)
+        self.clipped = sum(
+            event.end > self._ends[id] + DURATION_SLACK_S
+            for id in self.ids
+            for event in self.videos[id].events
+        )
+        self._sound: set[str] = set()  # videos whose features were found finite
         size = sum(self._steps.values()) * row_bytes(store.spec)
         self._cache: dict[str, Sample] | None = {} if size <= cache_bytes else None
 
@@ -143,7 +155,7 @@ class SplitDataset:
         """Refuse or drop events that no step can stand for; a later end alone is clipped."""
         wrong = []
         for id in self.ids:
-            labels, end = self.videos[id], self._store.summary(self._stored[id]).duration
+            labels, end = self.videos[id], self._ends[id]
             late = [event for event in labels.events if event.start >= end]
             wrong += [
                 f"video {id!r}: {event.label!r} starts at {event.start:g} s, but the extracted "
@@ -194,8 +206,22 @@ class SplitDataset:
         return sum(_unreachable(self._segments(id), self._steps[id], levels) for id in self.ids)
 
     def features(self, id: str) -> Features:
-        """Features of one video, memory-mapped."""
-        return self._store.read(self._stored[id])
+        """Features of one video, memory-mapped.
+
+        Raises:
+            StoreError: A value is NaN or infinite: one such value spoils a whole training.
+        """
+        features = self._store.read(self._stored[id])
+        if id not in self._sound:
+            for name in MODALITIES:
+                if (step := first_bad_step(features, name)) is not None:
+                    raise StoreError(
+                        f"video {id!r} in {self._store.path}: {name} is not finite in step {step}",
+                        hint="make its features again; pipeline data check LABELS --features STORE "
+                        "names all such videos",
+                    )
+            self._sound.add(id)
+        return features
 
     def sample(self, id: str) -> Sample:
         """One whole video."""
@@ -229,8 +255,9 @@ class SplitDataset:
         return torch.tensor(numbers, dtype=torch.long)
 
     def _segments(self, id: str) -> Tensor:
-        """(N, 2) events of a video in steps."""
-        ends = np.array([(event.start, event.end) for event in self.videos[id].events])
+        """(N, 2) events of a video in steps, clipped to what was extracted of it."""
+        last = self._ends[id]
+        ends = np.array([(event.start, min(event.end, last)) for event in self.videos[id].events])
         return torch.from_numpy(self.grid.to_grid(ends.reshape(-1, 2))).float()
 
 
