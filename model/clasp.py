@@ -71,6 +71,17 @@ class ActivationLosses:
     sparsity: Tensor
     unlabelled: int
 
+    def terms(self) -> dict[str, float]:
+        """What a log says of one iteration."""
+        return {
+            "loss": self.total.item(),
+            "classes": self.classes.item(),
+            "evidence": self.evidence.item(),
+            "smoothness": self.smoothness.item(),
+            "sparsity": self.sparsity.item(),
+            "unlabelled": self.unlabelled,
+        }
+
 
 class CLASP(nn.Module):
     """The whole network.

@@ -13,12 +13,18 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+METHODS = ("loco", "clasp")
+SELECTIONS = ("bernoulli", "softmax", "l1", "cosine", "product", "confidence", "random")
+ANCHORS = ("both", "global", "local", "none")
+ANCHOR_FUSIONS = ("joint", "own")
+PROPAGATIONS = ("attention", "threshold", "none")
+POOLINGS = ("top", "attention")
 FUSIONS = ("dynamic", "fixed", "global", "none")
 RESIDUALS = ("query", "kv")
 CORRESPONDENCES = ("learnable", "fixed", "softened", "diagonal", "none")
 TARGETS = ("raw", "normalised")
 INTERVALS = ("giou", "diou")
-POSITIONS = ("continued", "stretched")
+POSITIONS = ("continued", "stretched", "none")
 BANDS = ("half", "full", "window")
 ADAPTATIONS = ("kv", "separate", "query")
 DECODER_ATTENTIONS = ("local", "global")
@@ -27,6 +33,7 @@ SCOPES = ("video", "batch")
 READERS = ("auto", "decord", "ffmpeg")
 OPTIMISERS = ("adamw", "adam")
 JUDGED = ("averaged", "raw")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +92,13 @@ class DataConfig:
     """What there is to learn from.
 
     Attributes:
-        annotations: ActivityNet-style JSON file.
+        annotations: ActivityNet-style JSON file; for CLASP also a CSV of ``file,label[,label...]``.
         features: Feature store; the extract stage fills it.
         videos: Inputs of the extract stage, as for ``pipeline extract``; none where the store
             comes from elsewhere.
         train: Subset to learn from.
         validation: Subset that chooses the best epoch; empty for none.
-        test: Subset that the eval stage measures on.
+        test: Subset that the eval stage measures on; empty for none.
         bad_rows: ``error`` refuses a file with impossible annotations, ``drop`` leaves those
             rows out and says how many.
         missing: ``error`` refuses to go on when annotated videos have no features, ``skip``
@@ -104,7 +111,7 @@ class DataConfig:
     videos: tuple[Path, ...] = ()
     train: str = _named("train")
     validation: str = "validation"
-    test: str = _named("test")
+    test: str = "test"
     bad_rows: str = _choice("error", ("error", "drop"))
     missing: str = _choice("skip", ("error", "skip"))
     modalities: str = _choice("both", ("both", "vision", "audio"))
@@ -129,9 +136,13 @@ class BackboneConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The network; each value is an argument of `model.loco.LoCo`.
+    """The network; each value but the first is an argument of `model.loco.LoCo`.
 
     Attributes:
+        method: ``loco``, trained on segments, or ``clasp``, trained on the classes of whole videos.
+            CLASP takes ``channels``, ``heads``, ``unimodal_blocks``, ``drop_path``,
+            ``max_seq_len``, ``positions`` and ``embedding_layers`` from here, the rest from the
+            section ``clasp``.
         channels: Width of the two streams.
         heads: Attention heads.
         unimodal_blocks: Self-attention blocks of each stream before the pyramid.
@@ -143,7 +154,8 @@ class ModelConfig:
         decoder_blocks: Light blocks after the reduction.
         drop_path: Probability of stochastic depth.
         max_seq_len: Longest sequence in training, and length of the position table, in steps.
-        positions: Beyond ``max_seq_len``: ``continued`` or ``stretched``.
+        positions: Beyond ``max_seq_len``: ``continued`` or ``stretched``; ``none`` for no
+            positions at all.
         embedding_layers: Convolutions of the embedding.
         band: Reach of local attention: ``half``, ``full`` or ``window``.
         adaptation: What chooses dynamic windows: ``kv``, ``separate`` or ``query``.
@@ -157,6 +169,7 @@ class ModelConfig:
         prior: Probability of a class at a point at the start of training.
     """
 
+    method: str = _choice("loco", METHODS)
     channels: int = _at_least(512, 2)
     heads: int = _at_least(4, 1)
     unimodal_blocks: int = _at_least(2, 0)
@@ -222,6 +235,66 @@ class LossConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaspConfig:
+    """What CLASP has beside the encoder; each value is an argument of `model.clasp.CLASP`.
+
+    Attributes:
+        selection: What makes an anchor: agreement of sound and picture by ``bernoulli``,
+            ``softmax``, ``l1``, ``cosine`` or ``product``; ``confidence`` alone; ``random``.
+        anchors: Found over the whole video (``global``), within windows (``local``), ``both``, or
+            ``none``.
+        anchor_divisor: Steps for each global anchor.
+        anchor_window: Steps of a local window.
+        anchors_per_window: Anchors of a window.
+        keep_repeated: Whether a step chosen globally and locally enters twice.
+        anchor_fusion: ``joint`` features of both modalities, or each modality's ``own``.
+        propagation: How anchors reach all steps: ``attention``, ``threshold`` or ``none``.
+        pooling: From steps to the video: ``top`` steps or ``attention``.
+        pool_divisor: Steps for each of the steps that ``top`` takes the mean of.
+        evidence_weight: Of the classifiers before the modalities meet.
+        smoothness_weight: Of the change from step to step.
+        sparsity_weight: Of the largest activation of each step.
+    """
+
+    selection: str = _choice("bernoulli", SELECTIONS)
+    anchors: str = _choice("both", ANCHORS)
+    anchor_divisor: int = _at_least(8, 1)
+    anchor_window: int = _at_least(16, 1)
+    anchors_per_window: int = _at_least(2, 1)
+    keep_repeated: bool = True
+    anchor_fusion: str = _choice("joint", ANCHOR_FUSIONS)
+    propagation: str = _choice("attention", PROPAGATIONS)
+    pooling: str = _choice("top", POOLINGS)
+    pool_divisor: int = _at_least(8, 1)
+    evidence_weight: float = _at_least(1.0, 0)
+    smoothness_weight: float = _at_least(0.1, 0)
+    sparsity_weight: float = _at_least(0.0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LocaliseConfig:
+    """From activation to events, for CLASP; see `model.activation.Recipe`.
+
+    Attributes:
+        smoothing: Steps of the centred mean over the activation.
+        thresholds: Each one's connected runs are candidates.
+        outer: Width of the surroundings that a candidate is compared with, in its lengths.
+        video_weight: Weight of the video's score beside the contrast.
+        min_video_score: Classes that the video scores lower are left out.
+        sigma: Of Soft-NMS.
+    """
+
+    smoothing: int = _at_least(5, 1)
+    thresholds: tuple[float, ...] = _limited(
+        (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Limit("rising thresholds in (0, 1]", _thresholds)
+    )
+    outer: float = _at_least(0.5, 0)
+    video_weight: float = _at_least(0.2, 0)
+    min_video_score: float = _between(0.0, 0, 1)
+    sigma: float = _positive(0.4)
+
+
+@dataclass(frozen=True, slots=True)
 class OptimConfig:
     """Gradient steps with linear warm-up, then cosine, both by iteration.
 
@@ -265,6 +338,8 @@ class TrainConfig:
             and tested, or the ``raw`` ones, as in the public code.
         cache_gb: Features are kept in memory when all of them take no more than this.
         tensorboard: Also write the training log as TensorBoard event files.
+        precision: ``bf16`` runs the network in bfloat16; weights and losses stay float32.
+        compile: Let torch compile the network: minutes before the first step, faster steps after.
     """
 
     batch_size: int = _at_least(16, 1)
@@ -276,6 +351,8 @@ class TrainConfig:
     validate_on: str = _choice("averaged", JUDGED)
     cache_gb: float = _at_least(2.0, 0)
     tensorboard: bool = False
+    precision: str = _choice("fp32", PRECISIONS)
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +431,9 @@ class Recipe:
         output: Where results go.
         backbone: How features are made.
         model: The network.
-        loss: Its losses.
+        loss: LoCo's losses.
+        clasp: What CLASP has of its own.
+        localise: From CLASP's activation to events.
         optim: How it is trained.
         train: How the data is shown.
         infer: From points to events.
@@ -368,6 +447,8 @@ class Recipe:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    clasp: ClaspConfig = field(default_factory=ClaspConfig)
+    localise: LocaliseConfig = field(default_factory=LocaliseConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     infer: InferConfig = field(default_factory=InferConfig)

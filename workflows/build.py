@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from extractors.store import FeatureStore
+from model.activation import Recipe as ActivationRecipe
+from model.build import Network, build_network
 from model.checkpoint import Card
+from model.clasp import CLASP
 from model.decoding import DecodingSettings
-from model.loco import LoCo
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
+from workflows.predict_weak import LocalisationSettings
 from workflows.train import TrainSettings
 
 
 def architecture_of(
     recipe: Recipe, *, vision_dim: int, audio_dim: int, classes: int
 ) -> dict[str, Any]:
-    """The recipe's arguments of `LoCo`; the three numbers come from features and labels."""
-    return {
-        "vision_dim": vision_dim,
-        "audio_dim": audio_dim,
-        "classes": classes,
-        **asdict(recipe.model),
-        **asdict(recipe.loss),
-    }
+    """The recipe's arguments of its network; the three numbers come from features and labels."""
+    sizes = {"vision_dim": vision_dim, "audio_dim": audio_dim, "classes": classes}
+    model = asdict(recipe.model)
+    if model.pop("method") == "clasp":
+        known = inspect.signature(CLASP).parameters
+        shared = {name: value for name, value in model.items() if name in known}
+        return {**sizes, **shared, **asdict(recipe.clasp)}
+    return {**sizes, **model, **asdict(recipe.loss)}
 
 
-def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tuple[LoCo, Card]:
+def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tuple[Network, Card]:
     """Fresh weights under the recipe's seed, and the card of what will become of them."""
     architecture = architecture_of(
         recipe,
@@ -49,11 +53,13 @@ def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tup
             "validation": recipe.data.validation,
             "modalities": recipe.data.modalities,
             "decoding": asdict(decoding_settings(recipe)),
+            **_localisation_data(recipe),
         },
         licence=recipe.output.licence,
         command=f"pipeline run --stage train --config {recipe.source}",
+        method=recipe.model.method,
     )
-    return LoCo(**architecture), card
+    return build_network(recipe.model.method, **architecture), card
 
 
 def train_settings(recipe: Recipe) -> TrainSettings:
@@ -77,6 +83,8 @@ def train_settings(recipe: Recipe) -> TrainSettings:
         optimiser=optim.optimiser,
         ema_warmup=optim.ema_warmup,
         validate_on=shown.validate_on,
+        precision=shown.precision,
+        compile=shown.compile,
     )
 
 
@@ -93,3 +101,18 @@ def decoding_settings(recipe: Recipe) -> DecodingSettings:
         chunk=infer.chunk,
         overlap=infer.overlap,
     )
+
+
+def localisation_settings(recipe: Recipe) -> LocalisationSettings:
+    """The recipe's arguments from activation to events."""
+    localise = asdict(recipe.localise)
+    return LocalisationSettings(
+        recipe=ActivationRecipe(**localise, min_score=recipe.infer.min_score),
+        max_total=recipe.infer.max_total,
+        pieces=decoding_settings(recipe),
+    )
+
+
+def _localisation_data(recipe: Recipe) -> dict[str, Any]:
+    """What the card of a CLASP keeps of it."""
+    return {"localise": asdict(recipe.localise)} if recipe.model.method == "clasp" else {}

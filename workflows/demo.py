@@ -178,8 +178,9 @@ def run_demo(
     with clock.part("films"):
         data = make_demo_data(out, seed=seed, size=QUICK_SIZE if quick else DemoSize())
         config = out / "demo.yaml"
-        recipe_text = files("workflows").joinpath("recipes", "demo.yaml").read_text("utf-8")
-        write_text(config, recipe_text)
+        for name in ("demo.yaml", "clasp_demo.yaml"):
+            recipe_text = files("workflows").joinpath("recipes", name).read_text("utf-8")
+            write_text(out / name, recipe_text)
     with clock.part("features"):
         extracted = extract([data.videos], out / "features", device=device)
         if extracted.exit_code:

@@ -15,7 +15,9 @@ from extractors.media.video import ReaderChoice
 from extractors.records import fingerprint
 from extractors.registry import backbone_spec
 from extractors.store import FeatureStore
-from model.checkpoint import Card, load_checkpoint
+from model.build import Network
+from model.checkpoint import Card, load_network
+from model.clasp import CLASP
 from model.loco import LoCo
 from pipeline.config import dump_recipe
 from pipeline.core.atomic import write_json, write_text
@@ -32,6 +34,13 @@ from workflows.inputs import MediaItem, find_media
 from workflows.metrics import best_threshold
 from workflows.predict import LocoDetector, Predictor
 from workflows.train import train
+from workflows.video_labels import load_video_labels
+from workflows.weak_stages import (
+    evaluate_weak,
+    video_validator,
+    weak_metrics,
+    weak_split,
+)
 
 Stage = Literal["extract", "train", "eval", "detect"]
 ORDER: tuple[Stage, ...] = ("extract", "train", "eval", "detect")
@@ -96,7 +105,7 @@ def run_stages(
     for name in recipe.detect.formats:
         format_writer(name)
     if stage in ("train", "eval", "all"):
-        load_annotations(recipe.data.annotations, bad_rows=_bad_rows(recipe))
+        _load_labels(recipe, weak=_is_weak(recipe))
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     runs: dict[Stage, Callable[[], StageRow]] = {
         "extract": lambda: _extract(recipe, device=device),
@@ -129,19 +138,23 @@ def _extract(recipe: Recipe, *, device: str) -> StageRow:
 
 
 def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
-    labels, store = _inputs(recipe)
-    data = _split(recipe, labels, store, recipe.data.train)
+    weak = _is_weak(recipe)
+    labels, store = _inputs(recipe, weak=weak)
+    split = weak_split if weak else _split
+    data = _complete(recipe, split(recipe, labels, store, recipe.data.train))
     checks = None
-    if recipe.data.validation:
-        checks = _split(recipe, labels, store, recipe.data.validation)
+    if recipe.data.validation and not (weak and _is_plain_list(recipe)):
+        checks = _complete(recipe, split(recipe, labels, store, recipe.data.validation))
     ids = data.stored_ids + (checks.stored_ids if checks else [])
-    sections = ("data", "model", "loss", "optim", "train", "infer")
+    sections = ("data", "model", "loss", "clasp", "localise", "optim", "train", "infer")
     mark = _fingerprint(recipe, store, ids, sections)
     if _is_unchanged(recipe, "train", mark, "best.safetensors"):
         return StageRow("train", "unchanged")
     chosen = select_device(device)
     model, card = build_model(recipe, labels, store)
-    validate = _validator(recipe, checks, card) if checks else None
+    validate = None
+    if checks:
+        validate = (video_validator if weak else _validator)(recipe, checks, card)
     _say(_training_set(recipe, data))
     state = train(
         model,
@@ -152,7 +165,7 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
         validate=validate,
         device=chosen,
         resume=resume,
-        inputs=_fingerprint(recipe, store, ids, ("data", "model", "loss")),
+        inputs=_fingerprint(recipe, store, ids, ("data", "model", "loss", "clasp")),
         tensorboard=recipe.train.tensorboard,
         report=_say,
     )
@@ -167,6 +180,9 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
 
 
 def _training_set(recipe: Recipe, data: SplitDataset) -> str:
+    if _is_weak(recipe):
+        labels = sum(len(video.classes) for video in data.videos.values())
+        return f"training on {len(data)} videos with {labels} labels; no segment is read"
     events = sum(len(video.events) for video in data.videos.values())
     text = f"training on {len(data)} videos with {events} events"
     lost = data.unreachable(recipe.model.levels)
@@ -174,24 +190,36 @@ def _training_set(recipe: Recipe, data: SplitDataset) -> str:
         text += f"; {lost} are too short for any point of the pyramid to answer for them"
     if data.dropped:
         text += f"; {data.dropped} start after the end of their video and were dropped"
+    if data.clipped:
+        text += f"; {data.clipped} end after the end of their video and were clipped"
     return text
 
 
 def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
-    labels, store = _inputs(recipe)
+    if not recipe.data.test or _is_plain_list(recipe):
+        reason = "has no segments" if _is_plain_list(recipe) else "has no subset data.test"
+        return StageRow("eval", "left out", f"{recipe.data.annotations} {reason} to measure on")
+    labels, store = _inputs(recipe, weak=False)
     path = _trained(recipe)
-    data = _split(recipe, labels, store, recipe.data.test)
-    mark = _fingerprint(recipe, store, data.stored_ids, ("data", "eval", "infer"), path)
+    data = _complete(recipe, _split(recipe, labels, store, recipe.data.test))
+    sections = ("data", "eval", "infer", "localise")
+    mark = _fingerprint(recipe, store, data.stored_ids, sections, path)
     if _is_unchanged(recipe, "eval", mark, "metrics.json", "predictions.json"):
         return StageRow("eval", "unchanged")
     chosen = select_device(device)
-    model, card = load_checkpoint(path)
-    predict = Predictor(model.to(chosen), card, settings=decoding_settings(recipe))
-    report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou)
-    write_json(recipe.output.folder / "metrics.json", report.to_json())
+    model, card = load_network(path)
+    model = model.to(chosen)
+    if isinstance(model, CLASP):
+        report, predictions, bounds = evaluate_weak(recipe, model, card, data)
+        metrics, table = weak_metrics(report, bounds), bounds.format_table()
+    else:
+        predict = Predictor(model, card, settings=decoding_settings(recipe))
+        report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou)
+        metrics, table = report.to_json(), ""
+    write_json(recipe.output.folder / "metrics.json", metrics)
     write_json(recipe.output.folder / "predictions.json", results_json(predictions), indent=None)
     _remember(recipe, "eval", mark)
-    return StageRow("eval", "done", report.format_table())
+    return StageRow("eval", "done", "\n\n".join(filter(None, [report.format_table(), table])))
 
 
 def _detect(recipe: Recipe, *, device: str) -> StageRow:
@@ -246,8 +274,9 @@ def _detect_one(recipe: Recipe, detector: LocoDetector, item: MediaItem) -> Dete
 
 def _validator(
     recipe: Recipe, data: SplitDataset, card: Card
-) -> Callable[[LoCo], dict[str, float]]:
-    def validate(model: LoCo) -> dict[str, float]:
+) -> Callable[[Network], dict[str, float]]:
+    def validate(model: Network) -> dict[str, float]:
+        assert isinstance(model, LoCo)
         predict = Predictor(model, card, settings=decoding_settings(recipe))
         report, events = evaluate_split(data, predict, tiou=recipe.eval.tiou)
         threshold, _ = best_threshold(truth_of(data.videos), events)
@@ -256,14 +285,29 @@ def _validator(
     return validate
 
 
-def _inputs(recipe: Recipe) -> tuple[Annotations, FeatureStore]:
-    labels = load_annotations(recipe.data.annotations, bad_rows=_bad_rows(recipe))
+def _is_weak(recipe: Recipe) -> bool:
+    """Whether training reads the classes of whole videos alone."""
+    return recipe.model.method == "clasp"
+
+
+def _is_plain_list(recipe: Recipe) -> bool:
+    """Whether the labels are a CSV of videos, without segments and subsets."""
+    return recipe.data.annotations.suffix.lower() == ".csv"
+
+
+def _load_labels(recipe: Recipe, *, weak: bool) -> Annotations:
+    load = load_video_labels if weak else load_annotations
+    return load(recipe.data.annotations, bad_rows=_bad_rows(recipe))
+
+
+def _inputs(recipe: Recipe, *, weak: bool) -> tuple[Annotations, FeatureStore]:
+    labels = _load_labels(recipe, weak=weak)
     digest = backbone_spec(recipe.backbone.name).digest
     return labels, FeatureStore.open(recipe.data.features, digest=digest)
 
 
 def _split(recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str) -> SplitDataset:
-    data = SplitDataset(
+    return SplitDataset(
         store,
         labels.subset(subset),
         labels.classes,
@@ -271,9 +315,13 @@ def _split(recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str
         bad_rows=_bad_rows(recipe),
         cache_bytes=int(recipe.train.cache_gb * 1e9),
     )
+
+
+def _complete(recipe: Recipe, data: SplitDataset) -> SplitDataset:
+    """A split of which every video has features, where the recipe insists on it."""
     if data.missing and recipe.data.missing == "error":
         raise ConfigError(
-            f"subset {subset!r}: {data.describe_missing()}",
+            data.describe_missing(),
             hint="run the extract stage, or set data.missing=skip",
         )
     return data

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from model.build import Network
 from model.loco import LoCo
 from model.perception import DynamicPerception
 from model.windows import ChosenWindows, watch_windows
@@ -28,7 +29,10 @@ LOG_COLUMNS = (
     "validation_mAP", "threshold", "missed", "gradient_norm", "normaliser", "seconds",
 )  # fmt: skip
 # ``gradient_norm`` is taken before clipping; ``seconds`` are of the epoch, validation included.
-SUMMED = ("missed",)  # counts over the epoch; everything else is the mean of its iterations
+SUMMED = (
+    "missed",
+    "unlabelled",
+)  # counts over the epoch; everything else is the mean of its iterations
 PROBE_VIDEOS = 4  # windows are looked at on so many videos: few, so that an epoch costs the same
 EVENT_FOLDER = "tensorboard"
 
@@ -56,8 +60,10 @@ class EpochMeter:
 
 
 @torch.no_grad()
-def learned_values(model: LoCo) -> dict[str, float]:
+def learned_values(model: Network) -> dict[str, float]:
     """Normaliser, and LCC's deviation (steps) and temperature where the model has them."""
+    if not isinstance(model, LoCo):
+        return {}
     found = {"normaliser": float(model.normaliser.count)}
     if model.correspondence is not None:
         found["sigma"] = float(model.correspondence.sigma())
@@ -66,7 +72,7 @@ def learned_values(model: LoCo) -> dict[str, float]:
 
 
 @torch.no_grad()
-def window_columns(model: LoCo, data: SplitDataset, *, device: torch.device) -> dict[str, float]:
+def window_columns(model: Network, data: SplitDataset, *, device: torch.device) -> dict[str, float]:
     """Mean size and mean absolute offset of the windows on each level, in base windows.
 
     Taken on the first videos of the split, uncropped up to ``model.max_seq_len``; draws no random
@@ -81,6 +87,8 @@ def window_columns(model: LoCo, data: SplitDataset, *, device: torch.device) -> 
         ``window_size_l`` and ``window_offset_l`` for each level l from 1; none without dynamic
         windows.
     """
+    if not isinstance(model, LoCo):
+        return {}
     if not any(isinstance(part, DynamicPerception) for part in model.pyramid.modules()):
         return {}
     samples = [_beginning(data.sample(id), model.max_seq_len) for id in data.ids[:PROBE_VIDEOS]]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_network
 from pipeline.config import load_recipe
 from workflows.stages import run_stages
 
@@ -50,7 +50,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
             run_stages(recipe, stage=stage, device=trial.device, resume=True)
     folder = recipe.output.folder
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
-    model, _ = load_checkpoint(folder / "best.safetensors")
+    model, _ = load_network(folder / "best.safetensors")
     metrics["parameters"] = sum(value.numel() for value in model.parameters())
     metrics["seconds"] = _seconds(folder / "log.csv")
     return metrics

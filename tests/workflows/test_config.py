@@ -8,13 +8,36 @@ from pathlib import Path
 
 import pytest
 
-from model import attention, correspondence, embedding, heads, losses, mixing, perception, pyramid
+from model import (
+    activation,
+    anchors,
+    attention,
+    clasp,
+    correspondence,
+    embedding,
+    heads,
+    losses,
+    mixing,
+    perception,
+    pooling,
+    propagation,
+    pyramid,
+)
+from model.build import METHODS
+from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from model.loco import LoCo
 from pipeline import recipe
 from pipeline.config import dump_recipe, load_recipe
 from pipeline.core.errors import ConfigError
-from pipeline.recipe import InferConfig, LossConfig, ModelConfig
+from pipeline.recipe import (
+    ClaspConfig,
+    InferConfig,
+    LocaliseConfig,
+    LossConfig,
+    ModelConfig,
+)
+from workflows.predict_weak import LocalisationSettings
 
 RECIPES = sorted((Path(__file__).parents[2] / "workflows" / "recipes").glob("*.yaml"))
 GOOD = "data:\n  annotations: labels.json\n  features: store\noutput:\n  folder: run\n"
@@ -128,14 +151,29 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert load_recipe(write(again, dump_recipe(loaded))) == loaded
 
 
+FROM_DATA = {"vision_dim", "audio_dim", "classes"}  # arguments that features and labels decide
+
+
+def offered(*sections: type) -> dict[str, object]:
+    """Defaults of all that sections of a recipe offer; the method is no argument of a network."""
+    found = {item.name: item.default for section in sections for item in fields(section)}
+    return {name: value for name, value in found.items() if name != "method"}
+
+
+def arguments(network: type) -> dict[str, object]:
+    parameters = inspect.signature(network).parameters.items()
+    return {name: value.default for name, value in parameters if name not in FROM_DATA}
+
+
 def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
-    arguments = set(inspect.signature(LoCo).parameters) - {"vision_dim", "audio_dim", "classes"}
-    offered = {item.name for item in (*fields(ModelConfig), *fields(LossConfig))}
-    assert offered == arguments
-    assert {item.name for item in fields(InferConfig)} == {
-        item.name for item in fields(DecodingSettings)
-    }
+    assert offered(ModelConfig, LossConfig).keys() == arguments(LoCo).keys()
+    own = offered(ClaspConfig).keys()
+    assert own < arguments(CLASP).keys() <= own | offered(ModelConfig).keys()
+    assert offered(InferConfig).keys() == {item.name for item in fields(DecodingSettings)}
+    kept = {item.name for item in fields(activation.Recipe)} - {"min_score"}  # that of ``infer``
+    assert offered(LocaliseConfig).keys() == kept
     assert set(recipe.CORRESPONDENCES) == {*correspondence.VARIANTS, "none"}
+    assert set(recipe.METHODS) == set(METHODS)
     for ours, theirs in (
         (recipe.FUSIONS, pyramid.FUSIONS),
         (recipe.RESIDUALS, attention.RESIDUALS),
@@ -147,18 +185,22 @@ def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
         (recipe.BANDS, mixing.BANDS),
         (recipe.ADAPTATIONS, perception.ADAPTATIONS),
         (recipe.DECODER_ATTENTIONS, heads.ATTENTIONS),
+        (recipe.SELECTIONS, clasp.SELECTIONS),
+        (recipe.ANCHORS, clasp.SCOPES),
+        (recipe.ANCHOR_FUSIONS, anchors.FUSIONS),
+        (recipe.PROPAGATIONS, propagation.OPERATORS),
+        (recipe.POOLINGS, pooling.POOLINGS),
     ):
         assert set(ours) == set(theirs)
 
 
 def test_defaults_of_recipe_and_network_are_the_same() -> None:
-    network = {
-        name: parameter.default
-        for name, parameter in inspect.signature(LoCo).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    offered = {item.name: item.default for item in (*fields(ModelConfig), *fields(LossConfig))}
-    assert offered == network
+    assert offered(ModelConfig, LossConfig) == arguments(LoCo)
+    ours = offered(ModelConfig, ClaspConfig)
+    assert arguments(CLASP) == {name: ours[name] for name in arguments(CLASP)}
+    settings = LocalisationSettings().recipe
+    defaults = offered(LocaliseConfig)
+    assert defaults == {name: getattr(settings, name) for name in defaults}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

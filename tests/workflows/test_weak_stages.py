@@ -1,0 +1,188 @@
+"""CLASP from a recipe: trained on classes of videos, measured on segments, used on a CSV."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import extractors.registry
+from extractors.store import FeatureStore
+from model.checkpoint import load_network
+from model.clasp import CLASP
+from pipeline.config import load_recipe
+from pipeline.recipe import Recipe
+from tests.fixtures.planted import AUDIO_DIM, PLANTED, SPEC, VISION_DIM, add_video, noise
+from workflows.stages import run_stages
+
+CLASSES = ("bell", "cat", "dog", "drum", "horn", "rain")
+RECIPE: dict[str, Any] = {
+    "backbone": {"name": "planted"},
+    "model": {
+        "method": "clasp",
+        "channels": 24,
+        "unimodal_blocks": 1,
+        "max_seq_len": 64,
+        "drop_path": 0.0,
+    },
+    "optim": {"lr": 4e-3, "epochs": 16, "warmup_epochs": 1},
+    "train": {"batch_size": 8, "validate_every": 8, "seed": 3, "keep": 0.0},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def planted_backbone() -> Iterator[None]:
+    rows = {**extractors.registry.BACKBONES, "planted": PLANTED}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractors.registry, "BACKBONES", MappingProxyType(rows))
+        yield
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A store, and annotations of videos of one event each, with one-sided decoys of others."""
+    folder = tmp_path_factory.mktemp("weak")
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(len(CLASSES), VISION_DIM))
+    heard = rng.normal(size=(len(CLASSES), AUDIO_DIM))
+    store = FeatureStore.create(folder / "store", SPEC)
+    database = {}
+    for number in range(68):
+        subset = "train" if number < 48 else "validation" if number < 56 else "test"
+        rows = noise(rng, 48)
+        event, only_seen, only_heard = rng.permutation(len(CLASSES))[:3]
+        places = [slice(3 + 15 * third, 13 + 15 * third) for third in rng.permutation(3)]
+        rows["vision"][places[0]] += seen[event]
+        rows["audio"][places[0]] += heard[event]
+        rows["vision"][places[1]] += seen[only_seen]
+        rows["audio"][places[2]] += heard[only_heard]
+        ends = np.array([places[0].start - 0.5, places[0].stop - 0.5])
+        id = f"{number:02d}.mp4"
+        duration = add_video(store, id, rows)
+        row = {"segment": SPEC.grid.to_seconds(ends).tolist(), "label": CLASSES[event]}
+        database[id] = {"duration": duration, "subset": subset, "annotations": [row]}
+    return folder / "store", database
+
+
+def recipe_of(
+    folder: Path, store: Path, labels: str, *overrides: str, name: str = "labels.json"
+) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(labels)
+    data = {"features": str(store), "annotations": name}
+    content = {"data": data, "output": {"folder": "run"}, **RECIPE}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+    return load_recipe(folder / "recipe.yaml", overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    planted: tuple[Path, dict[str, Any]],
+    planted_backbone: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    store, database = planted
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = recipe_of(folder, store, json.dumps({"database": database}))
+    report = run_stages(recipe, device="cpu")
+    assert [f"{row.stage} {row.outcome}" for row in report.rows] == [
+        "extract left out",
+        "train done",
+        "eval done",
+        "detect left out",
+    ]
+    assert "no segment is read" not in report.format_table()
+    return folder / "run"
+
+
+def test_it_localises_better_than_its_own_whole_video_answer(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    found = metrics["scores"]["average_mAP"]
+    assert found > metrics["whole_video_baseline"]["average_mAP"] + 0.1
+    bounds = metrics["bounds"]
+    assert bounds["oracle activity, 0.25 s grid"]["average_mAP"] == pytest.approx(1.0, abs=0.02)
+    assert bounds["whole video, oracle labels"]["average_mAP"] < 0.3
+
+
+def test_the_checkpoint_is_of_clasp_and_was_chosen_by_what_happens_in_videos(
+    trained: Path,
+) -> None:
+    model, card = load_network(trained / "best.safetensors")
+    assert isinstance(model, CLASP) and card.method == "clasp" and card.classes == CLASSES
+    assert card.metrics["validation_mAP"] > 0.6
+    assert "threshold" not in card.metrics, "to know one would take segments"
+
+
+def test_segments_decide_nothing_in_training(
+    planted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store, database = planted
+    spoilt = json.loads(json.dumps(database))
+    order = random.Random(0)
+    for entry in spoilt.values():
+        if entry["subset"] != "test":
+            for row in entry["annotations"]:
+                row["segment"] = order.choice([[-5, 1e9], "never", None, [order.random(), 2.0]])
+    for name, content in (("true", database), ("spoilt", spoilt)):
+        labels = json.dumps({"database": content})
+        recipe = recipe_of(tmp_path / name, store, labels, "optim.epochs=2")
+        run_stages(recipe, stage="train", device="cpu")
+    for name in ("best", "last"):
+        one, other = (
+            load_file(tmp_path / folder / "run" / f"{name}.safetensors")
+            for folder in ("true", "spoilt")
+        )
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_a_csv_of_labels_is_enough_to_train_and_too_little_to_measure(
+    planted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store, database = planted
+    rows = [f"{id},{entry['annotations'][0]['label']}" for id, entry in database.items()]
+    recipe = recipe_of(
+        tmp_path, store, "\n".join(["file,label", *rows]), "optim.epochs=2", name="labels.csv"
+    )
+    report = run_stages(recipe, device="cpu")
+    assert [row.outcome for row in report.rows] == ["left out", "done", "left out", "left out"]
+    assert "no segments" in report.format_table()
+    _, card = load_network(tmp_path / "run" / "best.safetensors")
+    assert card.classes == CLASSES
+
+
+def test_an_interrupted_training_ends_as_an_undisturbed_one(
+    planted: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, database = planted
+    labels = json.dumps({"database": database})
+    whole = recipe_of(tmp_path / "whole", store, labels, "optim.epochs=3")
+    run_stages(whole, stage="train", device="cpu")
+    broken = recipe_of(tmp_path / "broken", store, labels, "optim.epochs=3")
+    import workflows.train as module
+
+    save, saved = module._save_epoch, []
+
+    def save_two(*args: Any, **options: Any) -> None:
+        save(*args, **options)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save_epoch", save_two)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(broken, stage="train", device="cpu")
+    run_stages(broken, stage="train", device="cpu", resume=True)
+    one, other = (
+        load_file(tmp_path / name / "run" / "last.safetensors") for name in ("whole", "broken")
+    )
+    assert all(np.array_equal(one[key], other[key]) for key in one)
