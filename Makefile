@@ -16,7 +16,13 @@ torture:  ## 432 damaged files and 50 rounds of killed processes; a quarter of a
 bench:  ## speed and memory on this machine, over a video that it makes itself
 	$(PYTHON) -m pipeline bench speed
 	$(PYTHON) -m pipeline bench memory
+	$(PYTHON) -m pipeline bench train
+	$(PYTHON) -m pipeline bench map
+	$(PYTHON) -m pipeline bench softnms
+	$(PYTHON) -m pipeline bench loading
 
-gpu-check:  ## the tests that need a CUDA device; fails when there is none
+gpu-check:  ## tests and timings that need a CUDA device; fails when there is none
 	$(PYTHON) -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device on this machine')"
 	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pipeline bench precision --device cuda
+	$(PYTHON) -m pipeline bench epoch --device cuda

@@ -1,9 +1,11 @@
 """Label assignment: which points answer for which events (UnAV's two rules).
 
-Shapes: P points, N events, K classes.
+Shapes: B videos, P points, N events, K classes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -57,15 +59,36 @@ def assign(
     force_nearest: bool = False,
     class_aware: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Targets of one video.
+    """Targets of one video: (P, K) and (P, K, 2); see `assign_batch`."""
+    target, distance = assign_batch(
+        points,
+        [segments],
+        [labels],
+        classes=classes,
+        force_nearest=force_nearest,
+        class_aware=class_aware,
+    )
+    return target[0], distance[0]
+
+
+def assign_batch(
+    points: Points,
+    segments: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    *,
+    classes: int,
+    force_nearest: bool = False,
+    class_aware: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Targets of several videos at once: all events stand in one list, with the video of each.
 
     A point may answer for several events; of two of one class, the later in the list wins. Where
     distances are not told apart by class, a point answers for the shortest of its events.
 
     Args:
         points: The pyramid's points.
-        segments: (N, 2) start and end in steps.
-        labels: (N,) class numbers.
+        segments: For each video (N, 2) start and end in steps; N may be 0.
+        labels: For each video (N,) class numbers.
         classes: K.
         force_nearest: Give events that no point answers for the nearest point; the public code
             leaves them out.
@@ -73,47 +96,84 @@ def assign(
             get those of its shortest event.
 
     Returns:
-        Class targets (P, K), 0 or 1, and distances (P, K, 2) to start and end in units of the
-        point's stride, 0 where there is no event.
+        Class targets (B, P, K), 0 or 1, and distances (B, P, K, 2) to start and end in units of
+        the point's stride, 0 where there is no event.
 
     Raises:
         ValueError: A class number is not in 0..K-1.
     """
-    count = len(points.times)
-    target = segments.new_zeros((count, classes))
-    distance = segments.new_zeros((count, classes, 2))
-    if len(segments) == 0:
+    shape = (len(segments), len(points.times), classes)
+    events, kinds = torch.cat(list(segments)), torch.cat(list(labels))
+    target, distance = events.new_zeros(shape), events.new_zeros((*shape, 2))
+    if len(events) == 0:
         return target, distance
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(f"class numbers {labels.tolist()} do not all lie in 0..{classes - 1}")
-    match = matches(points, segments)
+    _check_classes(kinds, classes)
+    video = owners(segments)
+    match = matches(points, events)
     if force_nearest:
-        match = add_nearest(match, points, segments)
+        match = add_nearest(match, points, events)
     if not class_aware:
-        match = _only_shortest(match, segments)
+        match, shortest = _only_shortest(match, events, video, videos=shape[0])
     point, event = match.nonzero(as_tuple=True)
-    # One number per matched (point, class): the largest event index, so the later event wins.
-    winner = torch.full((count * classes,), -1, device=segments.device)
-    winner = winner.scatter_reduce(0, point * classes + labels[event], event, "amax")
-    point, kind = (winner.view(count, classes) >= 0).nonzero(as_tuple=True)
-    chosen = winner.view(count, classes)[point, kind]
-    if not class_aware:
-        chosen = _lengths(match, segments).argmin(1)[point]
-    target[point, kind] = 1.0
-    left = points.times[point] - segments[chosen, 0]
-    right = segments[chosen, 1] - points.times[point]
+    # One number per matched (video, point, class): the largest event index, so the later one wins.
+    winner = torch.full((target.numel(),), -1, device=events.device)
+    place = (video[event] * shape[1] + point) * classes + kinds[event]
+    winner = winner.scatter_reduce(0, place, event, "amax").view(shape)
+    row, point, kind = (winner >= 0).nonzero(as_tuple=True)
+    chosen = winner[row, point, kind] if class_aware else shortest[point, row]
+    target[row, point, kind] = 1.0
+    left = points.times[point] - events[chosen, 0]
+    right = events[chosen, 1] - points.times[point]
     reach = torch.stack([left, right], dim=-1).clamp(min=0)
-    distance[point, kind] = reach / points.strides[point][:, None]
+    distance[row, point, kind] = reach / points.strides[point][:, None]
     return target, distance
 
 
-def _lengths(match: Tensor, segments: Tensor) -> Tensor:
-    """(P, N) length of each event at the points that answer for it, infinite elsewhere."""
-    lengths = (segments[:, 1] - segments[:, 0]).expand(match.shape)
-    return lengths.masked_fill(~match, torch.inf)
+def owners(segments: Sequence[Tensor]) -> Tensor:
+    """The video that each of the joined events is of: (N,) for the N events of all videos."""
+    counts = torch.tensor([len(entry) for entry in segments])
+    return torch.arange(len(segments)).repeat_interleave(counts).to(segments[0].device)
 
 
-def _only_shortest(match: Tensor, segments: Tensor) -> Tensor:
-    """Leave each point its shortest event, and those that are as short (UnAV)."""
-    lengths = _lengths(match, segments)
-    return match & (lengths <= lengths.amin(1, keepdim=True) + TIE)
+def count_missed(points: Points, segments: Sequence[Tensor], valid: Tensor) -> int:
+    """Number of events that no valid point answers for.
+
+    Args:
+        points: The pyramid's points.
+        segments: For each video (N, 2).
+        valid: (B, P) points that exist in each video.
+    """
+    answered = matches(points, torch.cat(list(segments))) & valid[owners(segments)].T
+    return int((~answered.any(0)).sum())
+
+
+def _check_classes(labels: Tensor, classes: int) -> None:
+    wrong = labels[(labels < 0) | (labels >= classes)].tolist()
+    if wrong:
+        raise ValueError(f"class numbers {wrong} do not all lie in 0..{classes - 1}")
+
+
+def _only_shortest(
+    match: Tensor, events: Tensor, video: Tensor, *, videos: int
+) -> tuple[Tensor, Tensor]:
+    """Leave each point its shortest event of a video, and those that are as short (UnAV).
+
+    Args:
+        match: (P, N).
+        events: (N, 2) of all videos.
+        video: (N,) of each event.
+        videos: B.
+
+    Returns:
+        (P, N) what is left of the matches, and (P, B) the first of the shortest events; N where a
+        point has none.
+    """
+    points, count = match.shape
+    place = video.expand(points, -1)
+    lengths = (events[:, 1] - events[:, 0]).expand(points, -1).masked_fill(~match, torch.inf)
+    least = lengths.new_full((points, videos), torch.inf).scatter_reduce(1, place, lengths, "amin")
+    least = least.gather(1, place)
+    number = torch.arange(count, device=match.device).expand(points, -1)
+    number = number.masked_fill(~match | (lengths > least), count)
+    first = number.new_full((points, videos), count).scatter_reduce(1, place, number, "amin")
+    return match & (lengths <= least + TIE), first

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import ChannelNorm, MaskedConv1d, zero_biases
+from model.layers import ChannelNorm, MaskedConv1d, PointConv1d, zero_biases
 from model.mixing import Context
 
 PARTS = ("query", "key", "value")
@@ -77,13 +77,13 @@ class Block(nn.Module):
             conv = MaskedConv1d(channels, channels, 3, stride=stride, groups=channels, bias=False)
             self.add_module(f"conv_{name}", conv)
             self.add_module(f"norm_conv_{name}", ChannelNorm(channels))
-            self.add_module(f"project_{name}", nn.Conv1d(channels, channels, 1))
-        self.project_out = nn.Conv1d(channels, channels, 1)
+            self.add_module(f"project_{name}", PointConv1d(channels, channels))
+        self.project_out = PointConv1d(channels, channels)
         self.norm_feed = ChannelNorm(channels)
         self.feed = nn.Sequential(
-            nn.Conv1d(channels, expansion * channels, 1),
+            PointConv1d(channels, expansion * channels),
             nn.GELU(),
-            nn.Conv1d(expansion * channels, channels, 1),
+            PointConv1d(expansion * channels, channels),
         )
         self.drop_attention = DropPath(channels, probability=drop_path)
         self.drop_feed = DropPath(channels, probability=drop_path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -116,18 +117,19 @@ def measure_cost(architecture: Mapping[str, Any], *, steps: int = PUBLIC_STEPS) 
     if steps < 1:
         raise ValueError(f"a forward pass needs at least 1 step, not {steps}")
     # The position table has no parameters; one that covers the video spares its interpolation,
-    # which asks for the video's length: a value that tensors without memory do not have.
+    # which asks for the video's length: a value that tensors without storage do not have.
     table = max(steps, int(architecture.get("max_seq_len", PUBLIC_STEPS)))
-    with torch.device("meta"):
+    counter = FlopCounterMode(display=False)
+    # Fake tensors have shapes but no storage. In its plain form attention is two products of
+    # matrices, which the counter knows everywhere.
+    with FakeTensorMode(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model = build_loco(**{**architecture, "max_seq_len": table}).eval()
         streams = [
             torch.empty(1, int(architecture[f"{name}_dim"]), steps) for name in ("vision", "audio")
         ]
         mask = torch.ones(1, steps, dtype=torch.bool)
-    counter = FlopCounterMode(display=False)
-    # In its plain form attention is two products of matrices, which the counter knows everywhere.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(*streams, mask, mask)
+        with counter:
+            model(*streams, mask, mask)
     parts = []
     for name, attribute in PARTS.items():
         module = getattr(model, attribute)

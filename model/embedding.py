@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.layers import ChannelNorm, MaskedConv1d
 
-POSITIONS = ("continued", "stretched")
+POSITIONS = ("continued", "stretched", "none")
 
 
 def sinusoid(steps: int, channels: int) -> Tensor:
@@ -34,7 +34,8 @@ class Embedding(nn.Module):
         max_seq_len: Length of the position table.
         positions: What a video longer than the table gets: ``continued`` the next rows of the
             sinusoid; ``stretched`` the table interpolated to the video's own length. UnAV stretches
-            to the padded length, which makes a video's result depend on its batch.
+            to the padded length, which makes a video's result depend on its batch. ``none`` leaves
+            positions out at any length: LCC can be answered by them alone, without content.
         layers: Number of convolutions.
     """
 
@@ -66,6 +67,8 @@ class Embedding(nn.Module):
         x = x.masked_fill(~mask, 0.0)  # a product would keep NaN and infinities of the padding
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x, mask)[0])) * mask
+        if self.positions == "none":
+            return x
         return x + self._places(lengths, x.shape[-1]).to(x.dtype) * mask
 
     def _places(self, lengths: Tensor, steps: int) -> Tensor:

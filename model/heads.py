@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import Block
-from model.layers import ChannelNorm, MaskedConv1d
+from model.layers import ChannelNorm, MaskedConv1d, own_precision
 from model.mixing import GlobalAttention, local_attention
 
 ATTENTIONS = ("local", "global")
@@ -84,7 +84,10 @@ class Tower(nn.Module):
         """(B, inputs, T_l) in, (B, outputs, T_l) out."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x, mask)[0])) * mask
-        return self.out(x, mask)[0]
+        # In bfloat16 scores would tie, and long distances would be steps apart.
+        x = x.to(self.out.conv.weight.dtype)
+        with own_precision(x):
+            return self.out(x, mask)[0]
 
 
 class Heads(nn.Module):

@@ -6,6 +6,8 @@ returns zeros where its mask is False, so that padding never reaches a valid ste
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,22 @@ class ChannelNorm(nn.Module):
         return F.layer_norm(
             x.transpose(1, 2), (x.shape[1],), self.weight, self.bias, self.eps
         ).transpose(1, 2)
+
+
+class PointConv1d(nn.Conv1d):
+    """Convolution of width 1, computed as the product of matrices that it is.
+
+    Names, shapes and starting values of its weights are those of ``nn.Conv1d``. The result lies in
+    memory as (B, T, C), as the norms leave it and as attention and the next product want it:
+    training copies less and holds less.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, T) in, (B, outputs, T) out."""
+        return F.linear(x.transpose(1, 2), self.weight[..., 0], self.bias).transpose(1, 2)
 
 
 class MaskedConv1d(nn.Module):
@@ -55,6 +73,13 @@ class MaskedConv1d(nn.Module):
         """(B, C, T) features and (B, 1, T) mask in, both at the output's rate out."""
         mask = mask[..., :: self.stride]
         return self.conv(x) * mask, mask
+
+
+def own_precision(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which the precision of ``x`` is kept, also where autocast would reduce it."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()  # tensors without memory, on which operations are counted
 
 
 def zero_biases(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.assignment import assign, matches
+from model.assignment import assign_batch, count_missed
 from model.attention import Block
 from model.correspondence import Correspondence
 from model.embedding import Embedding
@@ -77,6 +77,16 @@ class Losses:
     positives: int
     missed: int
 
+    def terms(self) -> dict[str, float]:
+        """What a log says of one iteration."""
+        return {
+            "loss": self.total.item(),
+            "classes": self.classes.item(),
+            "intervals": self.intervals.item(),
+            "correspondence": self.correspondence.item(),
+            "missed": self.missed,
+        }
+
 
 class UnimodalBlocks(nn.Module):
     """Self-attention over the whole sequence, within one modality."""
@@ -130,7 +140,7 @@ class LoCo(nn.Module):
         smoothing: Mass that ``softened`` takes from the diagonal.
         temperature: Initial temperature of LCC.
         distance_bias: Distances at the start of training, in strides; see `Heads`.
-        force_nearest: Train on events that lie between all points, too; see `assign`.
+        force_nearest: Train on events that lie between all points, too; see `assign_batch`.
         class_aware: Each class has distances of its own; without, all classes of a point share
             one pair, and the point answers for its shortest event alone.
         prior: Probability of a class at a point at the start of training.
@@ -337,10 +347,6 @@ class LoCo(nn.Module):
             correspondence = self.correspondence(
                 prediction.vision, prediction.audio, prediction.both
             )
-        missed = sum(
-            int((~(matches(prediction.points, s) & mask[:, None]).any(0)).sum())
-            for s, mask in zip(segments, valid, strict=True)
-        )
         return Losses(
             total=classes
             + self.interval_weight * intervals
@@ -349,25 +355,21 @@ class LoCo(nn.Module):
             intervals=intervals,
             correspondence=correspondence,
             positives=int(positives),
-            missed=missed,
+            missed=count_missed(prediction.points, segments, valid),
         )
 
     def targets(
         self, points: Points, segments: list[Tensor], labels: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Class targets (B, P, K) and distances (B, P, K, 2) of a batch; see `assign`."""
-        pairs = [
-            assign(
-                points,
-                s,
-                y,
-                classes=self.classes,
-                force_nearest=self.force_nearest,
-                class_aware=self.class_aware,
-            )
-            for s, y in zip(segments, labels, strict=True)
-        ]
-        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+        """Class targets (B, P, K) and distances (B, P, K, 2) of a batch."""
+        return assign_batch(
+            points,
+            segments,
+            labels,
+            classes=self.classes,
+            force_nearest=self.force_nearest,
+            class_aware=self.class_aware,
+        )
 
 
 def own_lengths(mask: Tensor) -> Tensor:

@@ -185,17 +185,25 @@ def _own(piece: Piece, before: Piece | None, after: Piece | None) -> Detected:
     length = segments[:, 1] - segments[:, 0]
     mine = torch.ones_like(middle, dtype=torch.bool)
     if before is not None:
-        border, room = _border(piece.start, before.end, length)
-        mine &= middle > border - room
+        mine &= middle > _border(before, piece) - _room(before, piece, length)
     if after is not None:
-        border, room = _border(after.start, piece.end, length)
-        mine &= middle < border + room
+        mine &= middle < _border(piece, after) + _room(piece, after, length)
     return _take(piece.found, mine)
 
 
-def _border(low: int, high: int, length: Tensor) -> tuple[float, Tensor]:
-    """Middle of what two pieces share, and the room beyond it for detections of some lengths."""
-    return (low + high) / 2, (length * SLACK).clamp(max=(high - low) * SLACK / 2)
+def _border(one: Piece, two: Piece) -> float:
+    """Middle of what two pieces share."""
+    return (two.start + one.end) / 2
+
+
+def _room(one: Piece, two: Piece, length: Tensor) -> Tensor:
+    """How far beyond the border a piece still answers for detections of some lengths (M,).
+
+    So little that what fills no shared stretch, but reaches out of the piece, is not among them;
+    and less than half of what a piece answers for, so that only neighbours report the same.
+    """
+    most = min((one.end - two.start) * SLACK / 2, (two.start - one.start) / 4)
+    return (length * SLACK).clamp(max=most)
 
 
 def _connect(one: Piece, two: Piece) -> None:

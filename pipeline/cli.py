@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "report": "show training, scores and inner workings of runs as an HTML page",
     "study": "compare variants of a recipe over several seeds",
     "model": "count a network's parameters and operations",
+    "features": "look after feature stores; convert feature files of the field",
+    "data": "check annotations, and features against them",
     "probe": "show what a media file holds and how its clock runs",
     "doctor": "check this machine: packages, ffmpeg, weights, devices",
     "demo": "make a small labelled data set and run everything on it",

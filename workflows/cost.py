@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from extractors.registry import backbone_spec
+from extractors.spec import BackboneSpec
 from model.checkpoint import read_card
 from model.cost import NOT_COUNTED, PUBLIC, PUBLIC_DIM, PUBLIC_STEPS, Cost, PartCost, measure_cost
 from pipeline.config import load_recipe
@@ -33,6 +34,17 @@ class Sizes:
     vision_dim: int | None = None
     audio_dim: int | None = None
     classes: int | None = None
+
+    def filled_from(self, other: Sizes) -> Sizes:
+        """These sizes, and those of another in place of what is None."""
+        return Sizes(
+            self.vision_dim or other.vision_dim,
+            self.audio_dim or other.audio_dim,
+            self.classes or other.classes,
+        )
+
+
+PUBLIC_SIZES = Sizes(PUBLIC_DIM, PUBLIC_DIM, PUBLIC_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +146,8 @@ def cost_of_recipes(recipes: Mapping[str, Recipe], sizes: Sizes, *, steps: int) 
     """Count the networks of some recipes, by name.
 
     Raises:
-        UsageError: A recipe's backbone is not known and its sizes are not given.
+        UsageError: A recipe's backbone is not known and its sizes are not given; or a recipe is of
+            another method than LoCo.
         ConfigError: The annotation file is there and cannot be read.
     """
     return _report({name: _architecture(recipe, sizes) for name, recipe in recipes.items()}, steps)
@@ -148,11 +161,7 @@ def cost_of_checkpoint(path: Path, *, steps: int) -> CostReport:
         UsageError: The checkpoint is of another method than LoCo.
     """
     card = read_card(path)
-    if card.method != "loco":
-        raise UsageError(
-            f"{path} is a checkpoint of the method {card.method!r}, whose parts are not counted",
-            hint="give a checkpoint of LoCo",
-        )
+    _refuse_other_methods(str(path), card.method)
     return _report({"total": card.architecture}, steps)
 
 
@@ -165,9 +174,10 @@ def _report(architectures: Mapping[str, Mapping[str, Any]], steps: int) -> CostR
 
 
 def _architecture(recipe: Recipe, sizes: Sizes) -> dict[str, Any]:
+    _refuse_other_methods(str(recipe.source), recipe.model.method)
     vision, audio = sizes.vision_dim, sizes.audio_dim
     if vision is None or audio is None:
-        spec = backbone_spec(recipe.backbone.name)
+        spec = _spec_of(recipe)
         vision, audio = vision or spec.vision.dim, audio or spec.audio.dim
     classes = sizes.classes
     if classes is None:
@@ -176,6 +186,24 @@ def _architecture(recipe: Recipe, sizes: Sizes) -> dict[str, Any]:
         if labels.exists():
             classes = len(load_annotations(labels, bad_rows="drop").classes)
     return architecture_of(recipe, vision_dim=vision, audio_dim=audio, classes=classes)
+
+
+def _refuse_other_methods(name: str, method: str) -> None:
+    if method != "loco":
+        raise UsageError(
+            f"{name} is of the method {method!r}, whose parts are not counted",
+            hint="give a recipe or a checkpoint of LoCo",
+        )
+
+
+def _spec_of(recipe: Recipe) -> BackboneSpec:
+    try:
+        return backbone_spec(recipe.backbone.name)
+    except UsageError as error:
+        raise UsageError(
+            f"the widths of the features are not known: {error.message}",
+            hint="give --vision-dim and --audio-dim",
+        ) from error
 
 
 def _part_line(part: PartCost) -> str:

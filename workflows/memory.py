@@ -1,7 +1,8 @@
-"""Measure that the length of a file does not matter to the memory that extraction takes.
+"""Measure that the length of a file does not matter to the memory that it takes.
 
-A short and a long test video are made, each is extracted in a fresh process, and the resident
-memory of that process and of all its children is read from /proc while it runs. Linux only.
+A short and a long test video are made, each is extracted, or looked at by a detector, in a fresh
+process, and the resident memory of that process and of all its children is read from /proc while it
+runs. Linux only.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extractors.media.ffmpeg import ffmpeg_binary
+from extractors.media.video import ReaderChoice
 from extractors.registry import BackboneRow
 from extractors.spec import Backbone, BackboneSpec, Encoded, EncoderSpec, Modality, WeightsFile
+from extractors.store import FeatureStore
 from extractors.windows import WindowGrid
+from model.checkpoint import read_card
 from pipeline.core.errors import EnvironmentFault
+from workflows.detect import load_detector
 from workflows.extract import extract
 
 SAMPLE_S = 0.05
@@ -32,12 +38,12 @@ WITHOUT_NETS = "none"
 
 @dataclass(frozen=True, slots=True)
 class MemoryRun:
-    """One file and what its extraction took.
+    """One file and what it took.
 
     Attributes:
         media_seconds: Length of the file.
         steps: Steps that came out.
-        reader: Video reader that was used.
+        reader: Video reader: the one that was used, or that was asked for where a detector ran.
         peak_bytes: Largest resident memory of the process and its children together.
         wall_seconds: How long it took.
     """
@@ -51,9 +57,15 @@ class MemoryRun:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """Both files side by side."""
+    """Both files side by side.
 
-    backbone: str
+    Attributes:
+        task: What was done with them.
+        short: The short file.
+        long: The long file.
+    """
+
+    task: str
     short: MemoryRun
     long: MemoryRun
 
@@ -64,7 +76,7 @@ class MemoryReport:
 
     def format_table(self) -> str:
         """Both runs as text."""
-        lines = [f"backbone {self.backbone}, process and children together", ""]
+        lines = [f"{self.task}, process and children together", ""]
         lines.append(f"{'video s':>9} {'steps':>7} {'peak MB':>8} {'wall s':>8}  reader")
         lines += [
             f"{run.media_seconds:>9.1f} {run.steps:>7} {run.peak_bytes / 1e6:>8.1f} "
@@ -76,30 +88,53 @@ class MemoryReport:
         return "\n".join(lines)
 
 
-def measure_memory(
-    *, short: float = 120.0, long: float = 7200.0, backbone: str = "lite", reader: str = "auto"
-) -> MemoryReport:
-    """Extract a short and a long video and compare the peaks of memory.
+@dataclass(frozen=True, slots=True)
+class MemoryTask:
+    """What is done with a file while its memory is watched.
 
-    Args:
-        short: Seconds of the first video.
-        long: Seconds of the second.
+    Attributes:
         backbone: Name of the nets; ``none`` for mean colours and loudness in place of nets, which
             leaves the memory of reading and of windows alone.
         reader: Video reader: ``auto``, ``decord`` or ``ffmpeg``.
+        detect: Detect events instead of extracting features to a store.
+        model: Detect with this checkpoint, whose backbone counts; None for the training-free
+            detector.
+    """
+
+    backbone: str = "lite"
+    reader: str = "auto"
+    detect: bool = False
+    model: Path | None = None
+
+    def __str__(self) -> str:
+        if self.model is not None:
+            name = read_card(self.model).backbone.get("name")
+            return f"detect with {self.model.name} on backbone {name}"
+        return f"{'detect' if self.detect else 'extract'} with backbone {self.backbone}"
+
+
+def measure_memory(task: MemoryTask, *, short: float = 120.0, long: float = 7200.0) -> MemoryReport:
+    """Do the same with a short and a long video and compare the peaks of memory.
+
+    Args:
+        task: What to do.
+        short: Seconds of the first video.
+        long: Seconds of the second.
 
     Raises:
-        EnvironmentFault: The system has no /proc, or a video cannot be made or extracted.
+        CheckpointError: The checkpoint cannot be read.
+        EnvironmentFault: The system has no /proc, or a video cannot be made or worked on.
     """
     if not Path("/proc/self/statm").exists():
         raise EnvironmentFault("memory is measured on Linux only", hint="run it in a container")
+    words = str(task)
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         runs = []
         for seconds in (short, long):
             path = Path(folder) / f"{seconds:g}s.mp4"
             make_small_video(path, seconds=seconds)
-            runs.append(_run(path, backbone=backbone, reader=reader))
-    return MemoryReport(backbone, *runs)
+            runs.append(_run(path, task))
+    return MemoryReport(words, *runs)
 
 
 def make_small_video(path: Path, *, seconds: float, rate: int = 5) -> None:
@@ -117,9 +152,12 @@ def make_small_video(path: Path, *, seconds: float, rate: int = 5) -> None:
         raise EnvironmentFault(f"ffmpeg could not make a test video: {done.stderr.strip()[-300:]}")
 
 
-def _run(path: Path, *, backbone: str, reader: str) -> MemoryRun:
-    """Extract a file in a process of its own and watch it."""
-    command = [sys.executable, "-m", "workflows.memory", str(path), backbone, reader]
+def _run(path: Path, task: MemoryTask) -> MemoryRun:
+    """Work on a file in a process of its own and watch it."""
+    model = "" if task.model is None else str(task.model.resolve())
+    kind = "detect" if task.detect or model else "extract"
+    command = [sys.executable, "-m", "workflows.memory", kind, str(path)]
+    command += [task.backbone, task.reader, model]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as complaints:
         child = subprocess.Popen(
@@ -140,7 +178,7 @@ def _run(path: Path, *, backbone: str, reader: str) -> MemoryRun:
         if child.returncode:
             complaints.seek(0)
             words = complaints.read().decode("utf-8", "replace").strip()[-300:]
-            raise EnvironmentFault(f"the extraction of {path.name} failed: {words}")
+            raise EnvironmentFault(f"to {kind} {path.name} failed: {words}")
     told = json.loads(answer)
     return MemoryRun(told["media_seconds"], told["steps"], told["reader"], peak, wall)
 
@@ -163,10 +201,13 @@ def tree_bytes(process: int) -> int:
     return total
 
 
-def _extract_and_tell(path: str, backbone: str, reader: str) -> None:
-    """What the child process does: extract one file and describe the result."""
-    from extractors.store import FeatureStore
+def _work_and_tell(kind: str, path: str, backbone: str, reader: str, model: str) -> None:
+    """What the child process does: work on one file and describe the result."""
+    work = _detect if kind == "detect" else _extract
+    sys.stdout.write(json.dumps(work(path, backbone, reader, model)))
 
+
+def _extract(path: str, backbone: str, reader: str, model: str) -> dict[str, Any]:
     nets = PLAIN if backbone == WITHOUT_NETS else backbone
     with tempfile.TemporaryDirectory(prefix="memory-store-") as folder:
         report = extract([path], folder, backbone=nets, reader=reader)
@@ -174,8 +215,16 @@ def _extract_and_tell(path: str, backbone: str, reader: str) -> None:
         if row.outcome != "done":
             sys.exit(f"{row.outcome}: {row.reason}")
         readers = FeatureStore.open(folder).summary(row.id).readers
-    told = {"media_seconds": row.media_seconds, "steps": row.steps, "reader": readers["vision"]}
-    sys.stdout.write(json.dumps(told))
+    return {"media_seconds": row.media_seconds, "steps": row.steps, "reader": readers["vision"]}
+
+
+def _detect(path: str, backbone: str, reader: str, model: str) -> dict[str, Any]:
+    detector = load_detector(
+        model or None, backbone=backbone, device="cpu", reader=cast(ReaderChoice, reader)
+    )
+    found = detector(path)
+    assert found.curves is not None
+    return {"media_seconds": found.duration, "steps": len(found.curves.times), "reader": reader}
 
 
 class _MeanColour:
@@ -230,4 +279,4 @@ PLAIN = BackboneRow(
 )
 
 if __name__ == "__main__":
-    _extract_and_tell(*sys.argv[1:])
+    _work_and_tell(*sys.argv[1:])

@@ -99,7 +99,7 @@ def simulate(
     out: Path,
     settings: SimulationSettings,
     *,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Simulation:
     """Write a store of simulated features and the annotations that it holds.
 
@@ -111,7 +111,7 @@ def simulate(
             duration for every video.
         out: Receives ``features/``, ``annotations.json`` and ``simulation.json``.
         settings: Size, difficulty and seed.
-        progress: Called after each video.
+        progress: Takes the number of videos that are there and of all, after each.
 
     Raises:
         ConfigError: The annotations cannot be read or hold less than the settings ask for.
@@ -126,11 +126,11 @@ def simulate(
     dims: dict[Modality, int] = {"vision": settings.vision_dim, "audio": settings.audio_dim}
     world: dict[Modality, Encoder] | None = None
     habits = _habits(chosen, numbers)
-    for id, video in chosen.videos.items():
+    for done, (id, video) in enumerate(chosen.videos.items(), start=1):
         if id not in store:
             world = world or make_world(chosen.classes, dims, seed=settings.seed)
             _add_video(store, id, video, numbers, habits, world, settings)
-        progress()
+        progress(done, len(chosen.videos))
     store.pack()
     write_json(out / "annotations.json", reduced_json(annotations, chosen), indent=None)
     counts = Counter(video.subset for video in chosen.videos.values())

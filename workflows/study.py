@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from workflows.dataset import SplitDataset
 from workflows.progress import Progress
 from workflows.schedule import run_tasks
 from workflows.simulation import simulate
-from workflows.study_file import Study, Variant
+from workflows.study_file import Study
 from workflows.study_table import StudyRow, StudyTable
 from workflows.trial import Trial, run_trial
 from workflows.whole_video import evaluate_whole_video
+
+RESULT = "result.json"  # of a run that ended, for tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,14 @@ class StudyRun:
         row: Name of its row.
         seed: Of training; None for a baseline, which has none.
         trial: What is done.
+        folder: Of the run.
         baseline: Whether it is the whole-video classifier.
     """
 
     row: str
     seed: int | None
     trial: Trial
+    folder: str
     baseline: bool = False
 
 
@@ -100,10 +105,13 @@ def run_study(
         notes, filled_in = _features(study, out, report)
         runs = plan_runs(study, out, filled_in, device=device)
         progress = _Results(study, out, notes)
-        with Progress(len(runs), what="study", unit="run") as bar:
+        for run in runs:  # the table is whole from the start; each run is still looked at below
+            progress.keep(run, _earlier_result(run))
+        chosen = [run for run in runs if not study.only or run.row in study.only]
+        with Progress(len(chosen), what="study", unit="run") as bar:
             tasks = run_tasks(
                 run_one,
-                runs,
+                chosen,
                 scheduler="serial" if workers == 1 else "dask",
                 workers=None if workers == 1 else workers,
             )
@@ -125,25 +133,27 @@ def plan_runs(
         filled_in: Changes that come from its simulation.
         device: Where models run.
     """
-    base = str(study.base)
-
-    def trial(variant: Variant, seed: int) -> Trial:
-        place = json.dumps(str((out / "runs" / variant.folder / f"seed-{seed}").absolute()))
-        decided = (f"train.seed={seed}", f"output.folder={place}")
-        return Trial(base, (*study.overrides, *variant.overrides, *filled_in, *decided), device)
-
     runs = []
     for name in study.baselines:
-        place = json.dumps(str((out / "runs" / name).absolute()))
-        overrides = (*study.overrides, *filled_in, f"output.folder={place}")
-        runs.append(StudyRun(name, None, Trial(base, overrides, device), baseline=True))
+        folder = str((out / "runs" / name).absolute())
+        changes = (*study.overrides, *filled_in)
+        runs.append(StudyRun(name, None, _trial(study, changes, folder, device), folder, True))
     for seed in study.seeds:
-        runs += [StudyRun(variant.name, seed, trial(variant, seed)) for variant in study.variants]
+        for variant in study.variants:
+            folder = str((out / "runs" / variant.folder / f"seed-{seed}").absolute())
+            changes = (*study.overrides, *variant.overrides, *filled_in, f"train.seed={seed}")
+            runs.append(
+                StudyRun(variant.name, seed, _trial(study, changes, folder, device), folder)
+            )
     return runs
 
 
+def _trial(study: Study, changes: tuple[str, ...], folder: str, device: str) -> Trial:
+    return Trial(str(study.base), (*changes, f"output.folder={json.dumps(folder)}"), device)
+
+
 def run_one(run: StudyRun) -> dict[str, Any]:
-    """Do one run of a study.
+    """Do one run of a study and leave its result in its folder.
 
     Returns:
         As `workflows.trial.run_trial`.
@@ -151,7 +161,20 @@ def run_one(run: StudyRun) -> dict[str, Any]:
     Raises:
         PipelineError: It fails.
     """
-    return run_baseline(run.trial) if run.baseline else run_trial(run.trial)
+    metrics = run_baseline(run.trial) if run.baseline else run_trial(run.trial)
+    write_json(Path(run.folder) / RESULT, {"changes": run.trial.overrides, "metrics": metrics})
+    return metrics
+
+
+def _earlier_result(run: StudyRun) -> dict[str, Any] | None:
+    """What an earlier call left of this very run; None where there is nothing whole."""
+    try:
+        value = json.loads((Path(run.folder) / RESULT).read_text("utf-8"))
+        same = value["changes"] == list(run.trial.overrides)
+        metrics: dict[str, Any] = value["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return metrics if same else None
 
 
 def run_baseline(trial: Trial) -> dict[str, Any]:
@@ -187,7 +210,17 @@ def _features(
         return [], ()
     recipe = load_recipe(study.base, overrides=study.overrides)
     report("simulating features")
-    made = simulate(recipe.data.annotations, out / "simulation", study.simulation)
+    with ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Progress(total, what="simulating")))
+            bars[0].advance()
+
+        made = simulate(
+            recipe.data.annotations, out / "simulation", study.simulation, progress=show
+        )
     report(made.describe())
     values = {
         "data.annotations": str(made.annotations.absolute()),
@@ -210,6 +243,12 @@ class _Results:
         self.failures: list[str] = []
         self.last_line = ""
 
+    def keep(self, run: StudyRun, metrics: dict[str, Any] | None) -> None:
+        """Note the result of one run, if there is one."""
+        if metrics is not None:
+            seeds = self._study.seeds if run.seed is None else (run.seed,)
+            self._metrics[run.row] |= dict.fromkeys(seeds, metrics)
+
     def add(
         self, run: StudyRun, metrics: dict[str, Any] | None, error: BaseException | None
     ) -> None:
@@ -220,8 +259,7 @@ class _Results:
             self.failures.append(f"{name}: {reason}")
             self.last_line = f"failed: {self.failures[-1]}"
             return
-        seeds = self._study.seeds if run.seed is None else (run.seed,)
-        self._metrics[run.row] |= dict.fromkeys(seeds, metrics)
+        self.keep(run, metrics)
         self.last_line = f"{name}: Avg mAP {100 * metrics['scores']['average_mAP']:.2f}"
         self.table().write(self._out)
 

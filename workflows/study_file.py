@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -58,6 +59,8 @@ class Study:
         baselines: Of `BASELINES`.
         simulation: How features are made; None where the recipe names a store.
         overrides: Changes that all variants share.
+        only: Names of the variants and baselines to run; the others keep what they have. None of
+            them runs all.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class Study:
     baselines: tuple[str, ...] = ()
     simulation: SimulationSettings | None = None
     overrides: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def load_study(
         overrides: Changes for all variants, as for ``--set``; a variant's own win over them. A
             key that starts with ``simulation.`` changes that section.
         seeds: In place of the file's.
-        only: Names of the variants and baselines to keep; none keeps all.
+        only: Names of the variants and baselines to run; none runs all.
 
     Raises:
         ConfigError: Anything is wrong with the file or a recipe; all of it is in the message.
@@ -120,7 +124,10 @@ def load_study(
     value = reader.read()
     for text in overrides:
         if text.startswith("simulation."):
-            reader.override(value, text)
+            if "simulation" in value:
+                reader.override(value, text)
+            else:
+                reader.problems.append(f"--set {text}: the study has no simulation")
     common = tuple(text for text in overrides if not text.startswith("simulation."))
     simulation = None
     if "simulation" in value:
@@ -136,8 +143,18 @@ def load_study(
         problems += _recipe_problems(file.base, variants, common, simulated=simulation is not None)
     if problems:
         raise ConfigError(report_problems(str(path), problems))
-    study = Study(path, file.base, file.seeds, variants, file.baselines, simulation, common)
-    return _keep_only(study, only) if only else study
+    study = Study(
+        path,
+        file.base,
+        file.seeds,
+        variants,
+        file.baselines,
+        simulation,
+        common,
+        tuple(only),
+    )
+    _check_only(study)
+    return study
 
 
 def _variants(rows: Mapping[Any, Any], problems: list[str]) -> tuple[Variant, ...]:
@@ -182,20 +199,13 @@ def _recipe_problems(
     return found
 
 
-def _keep_only(study: Study, only: Sequence[str]) -> Study:
-    names = [variant.name for variant in study.variants]
-    unknown = [name for name in only if name not in (*names, *study.baselines)]
-    if unknown:
-        raise UsageError(
-            f"{study.path} has no variant {unknown[0]!r}",
-            hint=f"variants: {', '.join((*names, *study.baselines))}",
-        )
-    return Study(
-        study.path,
-        study.base,
-        study.seeds,
-        tuple(variant for variant in study.variants if variant.name in only),
-        tuple(name for name in study.baselines if name in only),
-        study.simulation,
-        study.overrides,
-    )
+def _check_only(study: Study) -> None:
+    names = [*(variant.name for variant in study.variants), *study.baselines]
+    for name in study.only:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            guess = f"did you mean {close[0]!r}? " if close else ""
+            raise UsageError(
+                f"{study.path} has no variant {name!r}",
+                hint=f"{guess}variants: {', '.join(names)}",
+            )

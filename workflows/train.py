@@ -19,11 +19,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.build import Network
 from model.checkpoint import Card, save_checkpoint
-from model.loco import LoCo
+from model.clasp import CLASP, ActivationLosses
+from model.loco import Losses
 from pipeline.core.atomic import atomic_path, write_json
 from pipeline.core.errors import PipelineError, UsageError
-from workflows.dataset import Batch, SplitDataset, collate, random_crop
+from workflows.dataset import Batch, SplitDataset, collate
+from workflows.precision import autocast, compiled, in_float32
+from workflows.prefetch import prefetch
 from workflows.training_log import (
     EpochMeter,
     EventFiles,
@@ -31,6 +35,8 @@ from workflows.training_log import (
     window_columns,
     write_log,
 )
+
+LOSS_TERMS = ("classes", "intervals", "correspondence", "evidence", "smoothness")  # as printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +60,18 @@ class TrainSettings:
     optimiser: str = "adamw"
     ema_warmup: bool = True
     validate_on: str = "averaged"
+    precision: str = "fp32"
+    compile: bool = False
 
 
 @dataclass(slots=True)
 class TrainState:
     """All that changes from one epoch to the next; what resume restores."""
 
-    model: LoCo
-    average: LoCo
+    model: Network
+    average: Network
     optimiser: torch.optim.Optimizer
+    forward: Callable[..., Any]  # the model, or its compiled form over the same weights
     iteration: int = 0
     epoch: int = 0
     best: float = -1.0
@@ -70,11 +79,11 @@ class TrainState:
 
 
 # Quality of a model by name; ``validation_mAP`` is among them and decides which epoch is best.
-Validate = Callable[[LoCo], Mapping[str, float]]
+Validate = Callable[[Network], Mapping[str, float]]
 
 
 def train(
-    model: LoCo,
+    model: Network,
     data: SplitDataset,
     *,
     settings: TrainSettings,
@@ -112,7 +121,7 @@ def train(
         UsageError: The folder holds an unfinished run and ``resume`` is off; or one of other
             settings or inputs and it is on.
     """
-    state = _start(model.to(device), settings)
+    state = start_training(model.to(device), settings)
     event_files = EventFiles(output) if tensorboard else None
     identity = {**_settings_json(settings), "inputs": inputs}
     if resume:
@@ -126,11 +135,11 @@ def train(
         meter, began = EpochMeter(), time.monotonic()
         state.model.train()
         torch.manual_seed(_seed_of(settings.seed, state.epoch))  # drop path
-        for batch in batches(data, settings, epoch=state.epoch):
+        for batch in prefetch(batches(data, settings, epoch=state.epoch)):
             rate = learning_rate(state.iteration, settings, per_epoch=per_epoch)
             for group in state.optimiser.param_groups:
                 group["lr"] = rate
-            meter.add(_step(state, batch.to(device), settings))
+            meter.add(train_step(state, batch.to(device), settings))
             state.iteration += 1
         state.epoch += 1
         row = {"epoch": float(state.epoch), **meter.row(), "lr": rate}
@@ -151,29 +160,32 @@ def train(
     return state
 
 
-def _step(state: TrainState, batch: Batch, settings: TrainSettings) -> dict[str, float]:
+def train_step(state: TrainState, batch: Batch, settings: TrainSettings) -> dict[str, float]:
     """Forward, backward, clip, step, mean of weights; the loss terms."""
-    prediction = state.model(batch.vision, batch.audio, batch.vision_mask, batch.audio_mask)
-    losses = state.model.loss(prediction, batch.segments, batch.labels)
+    state.optimiser.zero_grad(set_to_none=True)  # before the forward pass: their memory is free
+    losses = _losses(state, batch, settings)
     if not losses.total.isfinite():
         raise PipelineError(
             f"the loss is {losses.total.item()} at iteration {state.iteration} "
             f"(epoch {state.epoch + 1})",
             hint="lower optim.lr, or look for features that are not finite",
         )
-    state.optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip or math.inf)
     state.optimiser.step()
     _update_average(state, settings)
-    return {
-        "loss": losses.total.item(),
-        "classes": losses.classes.item(),
-        "intervals": losses.intervals.item(),
-        "correspondence": losses.correspondence.item(),
-        "missed": losses.missed,
-        "gradient_norm": norm.item(),
-    }
+    return {**losses.terms(), "gradient_norm": norm.item()}
+
+
+def _losses(state: TrainState, batch: Batch, settings: TrainSettings) -> Losses | ActivationLosses:
+    """The loss of one batch, in float32 always; CLASP is never shown a segment."""
+    inputs = (batch.vision, batch.audio, batch.vision_mask, batch.audio_mask)
+    with autocast(settings.precision, batch.vision.device):
+        prediction = state.forward(*inputs)
+    prediction = in_float32(prediction)
+    if isinstance(state.model, CLASP):
+        return state.model.loss(prediction, batch.labels)
+    return state.model.loss(prediction, batch.segments, batch.labels)
 
 
 def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Iterator[Batch]:
@@ -183,7 +195,7 @@ def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Itera
     generator.shuffle(order)
     for first in range(0, batch_count(data, settings) * settings.batch_size, settings.batch_size):
         samples = [
-            random_crop(
+            data.crop(
                 data.sample(id),
                 max_steps=settings.max_seq_len,
                 share=settings.crop,
@@ -192,7 +204,8 @@ def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Itera
             )
             for id in order[first : first + settings.batch_size]
         ]
-        yield collate(samples)
+        # A compiled network is made for one shape: there all batches get the same length.
+        yield collate(samples, steps=settings.max_seq_len if settings.compile else None)
 
 
 def batch_count(data: SplitDataset, settings: TrainSettings) -> int:
@@ -224,11 +237,17 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
     ]
 
 
-def _start(model: LoCo, settings: TrainSettings) -> TrainState:
+def start_training(model: Network, settings: TrainSettings) -> TrainState:
+    """A state before the first iteration: optimiser, mean of the weights, compiled network.
+
+    Raises:
+        EnvironmentFault: Compilation is asked for and there is no compiler.
+    """
     groups = parameter_groups(model, weight_decay=settings.weight_decay)
     average = copy.deepcopy(model).requires_grad_(False)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return TrainState(model, average, kind(groups, lr=settings.lr))
+    forward = compiled(model) if settings.compile else model
+    return TrainState(model, average, kind(groups, lr=settings.lr), forward)
 
 
 @torch.no_grad()
@@ -350,8 +369,8 @@ def _settings_json(settings: TrainSettings) -> dict[str, Any]:
 
 def _line(row: Mapping[str, float], epochs: int) -> str:
     quality = f"  validation mAP {row['validation_mAP']:.4f}" if "validation_mAP" in row else ""
+    terms = ", ".join(f"{name} {row[name]:.4f}" for name in LOSS_TERMS if name in row)
     return (
-        f"epoch {int(row['epoch']):>3}/{epochs}  loss {row['loss']:.4f} (classes "
-        f"{row['classes']:.4f}, intervals {row['intervals']:.4f}, correspondence "
-        f"{row['correspondence']:.4f})  lr {row['lr']:.1e}{quality}"
+        f"epoch {int(row['epoch']):>3}/{epochs}  loss {row['loss']:.4f} ({terms})"
+        f"  lr {row['lr']:.1e}{quality}"
     )

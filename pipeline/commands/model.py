@@ -56,6 +56,7 @@ def _report(args: argparse.Namespace) -> CostReport:
     from pipeline.config import load_recipe
     from pipeline.core.errors import UsageError
     from workflows.cost import (
+        PUBLIC_SIZES,
         Sizes,
         cost_of_checkpoint,
         cost_of_recipes,
@@ -74,6 +75,9 @@ def _report(args: argparse.Namespace) -> CostReport:
     if args.study is not None:
         recipes = recipes_of_study(args.study, overrides=args.overrides)
         return cost_of_recipes(recipes, sizes, steps=args.steps)
-    path = args.config or shipped_recipe("unav100_onepeace")
+    path = args.config
+    if path is None:
+        path = shipped_recipe("unav100_onepeace")
+        sizes = sizes.filled_from(PUBLIC_SIZES)
     recipes = {"total": load_recipe(path, overrides=args.overrides)}
     return cost_of_recipes(recipes, sizes, steps=args.steps)

@@ -1,4 +1,4 @@
-"""From points to events: thresholds, limits, and sequences of any length in pieces."""
+"""From points to events: thresholds, limits, activation, and where pieces start."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from model.decoding import (
-    DecodingSettings,
-    candidates,
-    decode,
-    detect_sequence,
-    piece_starts,
-    sequence_candidates,
-)
-from model.loco import LoCo, Prediction
+from model.decoding import DecodingSettings, candidates, decode, piece_starts, step_activation
+from model.loco import Prediction
 from model.points import make_points
-
-WIDTH, CLASSES = 16, 4
 
 
 def prediction(logits: torch.Tensor, distances: torch.Tensor, lengths: list[int]) -> Prediction:
@@ -87,58 +78,13 @@ def test_pieces_that_cannot_advance_are_refused(chunk: int, overlap: int) -> Non
         DecodingSettings(chunk=chunk, overlap=overlap)
 
 
-def small_model(*, unimodal_blocks: int = 1) -> LoCo:
-    torch.manual_seed(0)
-    model = LoCo(
-        vision_dim=12, audio_dim=6, classes=CLASSES, channels=WIDTH, decoder_channels=WIDTH,
-        unimodal_blocks=unimodal_blocks, max_seq_len=64, drop_path=0.0,
-    )  # fmt: skip
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name.endswith(("drop_attention.scale", "drop_feed.scale")):
-                value.fill_(0.5)
-    return model.eval()
-
-
-def features(steps: int) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    mask = torch.ones(steps, dtype=torch.bool)
-    return (
-        torch.randn(12, steps, generator=generator),
-        torch.randn(6, steps, generator=generator),
-        mask,
-        mask.clone(),
-    )
-
-
-def test_a_long_sequence_in_pieces_has_the_candidates_of_the_whole() -> None:
-    model = small_model(unimodal_blocks=0)  # its answer depends on near steps only
-    for name in ("vision", "audio"):  # places are counted from the start of each piece
-        model.embed[name].table = torch.zeros(1, WIDTH, 2000)
-    settings = DecodingSettings(per_level=100_000, chunk=1536, overlap=1024)
-    starts = piece_starts(2000, settings, alignment=model.alignment)
-    assert len(starts) == 2
-    with torch.inference_mode():
-        pieces = sequence_candidates(model, features(2000), starts, settings=settings)
-        settings = replace(settings, chunk=2000)
-        whole = sequence_candidates(model, features(2000), [0], settings=settings)
-    assert torch.equal(pieces.labels.bincount(), whole.labels.bincount())
-    for ours, theirs in ((pieces.scores, whole.scores), (pieces.segments, whole.segments)):
-        torch.testing.assert_close(ours.sort(0).values, theirs.sort(0).values, rtol=0, atol=1e-3)
-
-
-def test_the_limits_hold_for_each_piece() -> None:
-    settings = DecodingSettings(max_total=5, chunk=256, overlap=0)
-    found = detect_sequence(small_model(), *features(256 * 3), settings=settings)
-    assert len(found.scores) == 15
-
-
-def test_half_an_hour_goes_through_a_model_of_64_steps() -> None:
-    found = detect_sequence(small_model(), *features(7200))
-    assert found.segments.isfinite().all()
-    assert found.segments[:, 1].max() > 7100  # the last seconds are looked at
-
-
-def test_a_sequence_without_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="0 steps"):
-        detect_sequence(small_model(), *features(0))
+def test_activation_is_the_best_of_all_points_over_a_step() -> None:
+    logits = torch.full((8, 2), -20.0)  # 5 steps: levels of 5 and 3 points
+    logits[1, 0], logits[6, 0], logits[7, 1] = 0.0, 2.0, 1.0
+    given = prediction(logits, torch.ones(8, 2, 2), [5, 3])
+    found = step_activation(given, 0)
+    at = torch.tensor([0.0, 1.0, 2.0]).sigmoid()
+    expected = torch.tensor([[0, 0], [at[0], 0], [at[2], 0], [at[2], 0], [0, at[1]]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    given.mask[0, 6] = False
+    assert step_activation(given, 0)[2:4, 0].max() < 1e-8

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,6 @@ def study(tmp_path: Path) -> Study:
 def test_every_bundled_study_can_be_run(path: Path) -> None:
     study = load_study(path)
     assert len(study.variants) >= 2
-    assert len(study.seeds) >= 3
     assert path.read_text("utf-8").startswith(f"# pipeline study --config studies/{path.name} ")
 
 
@@ -136,14 +137,21 @@ def test_changes_for_all_reach_recipe_and_simulation_and_a_variant_wins(tmp_path
     )
     assert changed.simulation is not None
     assert changed.simulation.train == 3
-    (run,) = plan_runs(changed, tmp_path / "out", device="cpu")
-    assert run.seed == 7
+    runs = plan_runs(changed, tmp_path / "out", device="cpu")
+    assert [run.seed for run in runs] == [None, 7, 7]
+    run = runs[-1]
     order = [text for text in run.trial.overrides if text.startswith("model.fusion")]
     assert order == ["model.fusion=fixed", 'model.fusion="none"']
 
 
+def test_a_study_of_real_features_cannot_be_made_a_simulated_one_by_the_way(tmp_path: Path) -> None:
+    path = write_study(tmp_path, simulation=None)
+    with pytest.raises(ConfigError, match="the study has no simulation"):
+        load_study(path, overrides=["simulation.noise=2"])
+
+
 def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="variants: LoCo, no fusion, whole-video"):
+    with pytest.raises(UsageError, match=r"did you mean 'LoCo'.* LoCo, no fusion, whole-video"):
         load_study(write_study(tmp_path), only=["Loco"])
 
 
@@ -154,87 +162,105 @@ def stamps(out: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in out.rglob("best.safetensors")}
 
 
-def test_a_study_fills_its_table_and_a_second_call_trains_nothing(
+def averages(table: StudyTable) -> list[dict[int, float]]:
+    return [dict(row.average.values) for row in table.rows]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """One variant, two seeds."""
+    folder = tmp_path_factory.mktemp("small")
+    write_annotations(folder, train=8, validation=2, test=4)
+    return load_study(write_study(folder, variants={"LoCo": {}}, baselines=[]))
+
+
+@pytest.fixture(scope="module")
+def small_table(small: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyTable]:
+    out = tmp_path_factory.mktemp("whole")
+    return out, run_study(small, out, device="cpu").table
+
+
+def test_a_study_fills_its_table_part_by_part_and_trains_nothing_twice(
     study: Study, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first = run_study(study, out, device="cpu")
-    assert first.exit_code == 0
-    assert [(row.name, len(row.metrics)) for row in first.table.rows] == [
+    part = run_study(replace(study, only=("LoCo", "whole-video")), out, device="cpu")
+    assert part.exit_code == 0
+    assert [len(row.metrics) for row in part.table.rows] == [2, 0, 2]
+    trained = stamps(out)
+    assert len(trained) == 2
+    whole = run_study(study, out, device="cpu").table
+    assert [(row.name, len(row.metrics)) for row in whole.rows] == [
         ("LoCo", 2), ("no fusion", 2), ("whole-video", 2)
     ]  # fmt: skip
-    trained = stamps(out)
-    assert len(trained) == 4
-    again = run_study(study, out, device="cpu")
-    assert stamps(out) == trained
-    assert again.table.to_json() == first.table.to_json()
+    assert trained.items() < stamps(out).items()
+    difference = whole.difference(whole.rows[1])
+    assert difference is not None
+    assert set(difference.values) == {0, 1}
     written = json.loads((out / "table.json").read_text())
-    metrics = json.loads((out / "runs/no-fusion/seed-1/metrics.json").read_text())
-    assert written["rows"][1]["average_mAP"]["by_seed"]["1"] == metrics["scores"]["average_mAP"]
+    metrics = json.loads((out / "runs/no-fusion/seed-1/metrics.json").read_text())["scores"]
+    assert written["rows"][1]["average_mAP"]["by_seed"]["1"] == metrics["average_mAP"]
     rows = list(csv.DictReader((out / "table.csv").open()))
     assert [row["name"] for row in rows] == ["LoCo"] * 2 + ["no fusion"] * 2 + ["whole-video"] * 2
-    assert float(rows[3]["average_mAP"]) == metrics["scores"]["average_mAP"]
+    assert float(rows[3]["average_mAP"]) == metrics["average_mAP"]
     assert "3 classes, videos: 6 train, 0 validation, 3 test" in (out / "table.md").read_text()
 
 
 def test_seeds_give_different_models_and_the_same_seed_the_same(
-    study: Study, tmp_path: Path
+    small: Study, small_table: tuple[Path, StudyTable], tmp_path: Path
 ) -> None:
-    one = run_study(study, tmp_path / "one", device="cpu").table
-    two = run_study(study, tmp_path / "two", device="cpu").table
-    losses = [
-        (tmp_path / out / f"runs/loco/seed-{seed}/log.csv").read_text().splitlines()[-1].split(",")
-        for out in ("one", "two")
-        for seed in (0, 1)
-    ]
-    assert losses[0][1] == losses[2][1] != losses[1][1]
-    assert [r.average.values for r in one.rows] == [r.average.values for r in two.rows]
+    run_study(replace(small, seeds=(1,)), tmp_path, device="cpu")
+    first, second, again = (
+        (folder / f"runs/loco/seed-{seed}/predictions.json").read_text()
+        for folder, seed in ((small_table[0], 0), (small_table[0], 1), (tmp_path, 1))
+    )
+    assert second == again != first
 
 
 def test_a_run_that_fails_costs_only_itself_and_is_made_up_later(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Study,
+    small_table: tuple[Path, StudyTable],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "out"
-
     def fail_once(trial: Trial) -> dict[str, Any]:
-        if any("seed-1" in text for text in trial.overrides) and 'model.fusion="none"' in (
-            trial.overrides
-        ):
+        if "train.seed=0" in trial.overrides:
             raise PipelineError("the loss is nan")
         return run_trial(trial)
 
     monkeypatch.setattr(workflows.study, "run_trial", fail_once)
-    broken = run_study(study, out, device="cpu")
+    broken = run_study(small, tmp_path, device="cpu")
     assert broken.exit_code == 1
-    assert "failed: no fusion, seed 1: the loss is nan" in broken.format_table()
-    assert "no fusion (1 of 2)" in (out / "table.md").read_text()
-    trained = stamps(out)
+    assert "failed: LoCo, seed 0: the loss is nan" in broken.format_table()
+    assert "LoCo (1 of 2)" in (tmp_path / "table.md").read_text()
+    trained = stamps(tmp_path)
     monkeypatch.undo()
-    whole = run_study(study, out, device="cpu")
+    whole = run_study(small, tmp_path, device="cpu")
     assert whole.exit_code == 0
-    assert trained.items() < stamps(out).items()
+    assert trained.items() < stamps(tmp_path).items()
+    assert averages(whole.table) == averages(small_table[1])
 
 
 def test_a_killed_run_goes_on_to_the_same_scores(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Study,
+    small_table: tuple[Path, StudyTable],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = run_study(study, tmp_path / "whole", device="cpu")
     real = workflows.train._save_epoch
-    count = []
 
     def kill(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
-        count.append(1)
-        if len(count) == 3:  # in the middle of the second run
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(workflows.train, "_save_epoch", kill)
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, tmp_path / "out", device="cpu")
+        run_study(small, tmp_path, device="cpu")
     monkeypatch.undo()
-    resumed = run_study(study, tmp_path / "out", device="cpu")
-    for mine, theirs in zip(resumed.table.rows, whole.table.rows, strict=True):
-        assert mine.average.values == theirs.average.values
+    state = json.loads((tmp_path / "runs/loco/seed-0/state.json").read_text())
+    assert state["epoch"] == 1
+    resumed = run_study(small, tmp_path, device="cpu").table
+    assert averages(resumed) == averages(small_table[1])
 
 
 def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> None:
@@ -266,7 +292,7 @@ def test_the_command_prints_the_table_and_fails_on_a_wrong_file(
     words = ["study", "--config", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--seeds", "3", "--only", "LoCo", "--set", "optim.epochs=2"]) == 0
     shown = capsys.readouterr().out
-    assert "| LoCo |" in shown
+    assert re.search(r"^\| LoCo +\| +\d", shown, re.MULTILINE)
     assert (tmp_path / "out/runs/loco/seed-3/best.safetensors").exists()
     assert main([*words, "--set", "model.fuson=none"]) == 2
     assert "did you mean 'fusion'" in capsys.readouterr().err
