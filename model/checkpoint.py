@@ -7,6 +7,7 @@ when a writer is killed between two files, and beside it as JSON for people and 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,25 @@ class Card:
                 f"the model was trained on features of backbone {self.backbone.get('name')!r} "
                 f"(digest {self.digest}), these have digest {digest}",
                 hint="extract the features again with the model's backbone",
+            )
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Refuse to be measured on classes that the model cannot find.
+
+        Args:
+            classes: Of the annotations.
+
+        Raises:
+            CheckpointError: One of them is not among the model's.
+        """
+        known = set(self.classes)
+        unknown = [name for name in classes if name not in known]
+        if unknown:
+            listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+            raise CheckpointError(
+                f"the model was trained on {len(known)} classes and knows nothing of "
+                f"{len(unknown)} of the {len(classes)} annotated ones: {listed}",
+                hint="train again on these annotations, or measure on those it was trained on",
             )
 
 

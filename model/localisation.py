@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from model.clasp import CLASP
-from model.decoding import DecodingSettings, piece_starts
+from model.decoding import DecodingSettings, piece_hop
+from model.pieces import Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,9 @@ class VideoActivation:
     """What a network says of one video, on the CPU.
 
     Attributes:
-        activation: (T, K) probability of each class at each step.
+        activation: (T, K) probability of each class at each step, in half precision.
         video: (K,) that it is anywhere in the video.
-        agreement: (T,) how far sound and picture support one event.
+        agreement: (T,) how far sound and picture support one event, likewise.
         valid: (T,) steps at which picture and sound exist.
     """
 
@@ -33,7 +34,61 @@ class VideoActivation:
     valid: Tensor
 
 
-@torch.inference_mode()
+class SequenceActivation:
+    """Activation of one video whose features come block by block.
+
+    A sequence longer than ``settings.chunk`` is cut into overlapping pieces; of what two pieces
+    share, each answers for its half, and the video's score is the best of its pieces. What is kept
+    grows by 2 K bytes a step.
+
+    Args:
+        model: In eval mode.
+        settings: Of the pieces.
+    """
+
+    def __init__(self, model: CLASP, *, settings: DecodingSettings | None = None) -> None:
+        settings = settings or DecodingSettings()
+        self._model, self._chunk = model, settings.chunk
+        self._buffer = Pieces(chunk=settings.chunk, hop=piece_hop(settings), look=self._look)
+        self._starts: list[int] = []
+        self._pieces: list[VideoActivation] = []
+
+    @torch.inference_mode()
+    def add(self, vision: Tensor, audio: Tensor, vision_mask: Tensor, audio_mask: Tensor) -> None:
+        """Take the next consecutive steps.
+
+        Args:
+            vision: (Cv, n); on any device, the pieces are moved to the model's.
+            audio: (Ca, n).
+            vision_mask: (n,).
+            audio_mask: (n,).
+        """
+        self._buffer.add(vision, audio, vision_mask, audio_mask)
+
+    @torch.inference_mode()
+    def finish(self) -> VideoActivation:
+        """Activation of the whole video.
+
+        Raises:
+            ValueError: The sequence has no step.
+        """
+        self._buffer.finish()
+        return _join(self._pieces, self._starts, self._chunk)
+
+    def _look(self, start: int, inputs: tuple[Tensor, ...]) -> None:
+        device = next(self._model.parameters()).device
+        said = self._model(*(x.to(device)[None] for x in inputs))
+        self._starts.append(start)
+        self._pieces.append(
+            VideoActivation(
+                said.activation[0].T.half().cpu(),
+                said.video[0].float().cpu(),
+                said.agreement[0].half().cpu(),
+                said.both[0].cpu(),
+            )
+        )
+
+
 def activate_sequence(
     model: CLASP,
     vision: Tensor,
@@ -43,14 +98,11 @@ def activate_sequence(
     *,
     settings: DecodingSettings | None = None,
 ) -> VideoActivation:
-    """Activation of one video.
-
-    A sequence longer than ``settings.chunk`` is cut into overlapping pieces; of what two pieces
-    share, each answers for its half, and the video's score is the best of its pieces.
+    """Activation of one video that is in memory; see `SequenceActivation`.
 
     Args:
         model: In eval mode.
-        vision: (Cv, T); on any device, the pieces are moved to the model's.
+        vision: (Cv, T).
         audio: (Ca, T).
         vision_mask: (T,).
         audio_mask: (T,).
@@ -59,26 +111,9 @@ def activate_sequence(
     Raises:
         ValueError: The sequence has no step.
     """
-    settings = settings or DecodingSettings()
-    steps = vision.shape[-1]
-    if steps == 0:
-        raise ValueError("a sequence of 0 steps holds no events")
-    device = next(model.parameters()).device
-    starts = piece_starts(steps, settings)
-    inputs = (vision, audio, vision_mask, audio_mask)
-    pieces = []
-    for start in starts:
-        part = slice(start, start + settings.chunk)
-        said = model(*(x[..., part].to(device)[None] for x in inputs))
-        pieces.append(
-            VideoActivation(
-                said.activation[0].T.float().cpu(),
-                said.video[0].float().cpu(),
-                said.agreement[0].float().cpu(),
-                said.both[0].cpu(),
-            )
-        )
-    return _join(pieces, starts, settings.chunk)
+    sequence = SequenceActivation(model, settings=settings)
+    sequence.add(vision, audio, vision_mask, audio_mask)
+    return sequence.finish()
 
 
 def _join(pieces: Sequence[VideoActivation], starts: Sequence[int], chunk: int) -> VideoActivation:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from model.decoding import DecodingSettings, Detected, candidates, piece_hop, suppress
 from model.loco import LoCo, Prediction
+from model.pieces import Pieces
 from model.softnms import interval_iou
 
 SLACK = 1 / 8  # of the shared stretch: how exactly an event must fill it, and twice the room
@@ -67,11 +68,9 @@ class SequenceDetector:
     ) -> None:
         self._model = model
         self._settings = settings or DecodingSettings()
-        self._hop = piece_hop(self._settings, alignment=model.alignment)
         self._watch = watch
-        self._space: tuple[Tensor, ...] = ()
-        self._start = 0  # step of the sequence at which the space begins
-        self._held = 0  # steps in the space
+        hop = piece_hop(self._settings, alignment=model.alignment)
+        self._buffer = Pieces(chunk=self._settings.chunk, hop=hop, look=self._look)
         self._pieces: list[Piece] = []
 
     @torch.inference_mode()
@@ -84,19 +83,7 @@ class SequenceDetector:
             vision_mask: (n,).
             audio_mask: (n,).
         """
-        inputs, chunk = (vision, audio, vision_mask, audio_mask), self._settings.chunk
-        if not self._space:
-            self._space = tuple(x.new_empty((*x.shape[:-1], chunk)) for x in inputs)
-        taken, steps = 0, vision.shape[-1]
-        while taken < steps:
-            if self._held == chunk:
-                self._look()
-                self._forget()
-            count = min(steps - taken, chunk - self._held)
-            for space, x in zip(self._space, inputs, strict=True):
-                space[..., self._held : self._held + count] = x[..., taken : taken + count]
-            self._held += count
-            taken += count
+        self._buffer.add(vision, audio, vision_mask, audio_mask)
 
     @torch.inference_mode()
     def finish(self) -> Detected:
@@ -105,28 +92,18 @@ class SequenceDetector:
         Raises:
             ValueError: The sequence has no step.
         """
-        if self._held == 0:
-            raise ValueError("a sequence of 0 steps holds no events")
-        self._look()
-        self._space = ()
+        self._buffer.finish()
         return join_pieces(self._pieces, self._settings)
 
-    def _look(self) -> None:
-        """Detections of what is held."""
+    def _look(self, start: int, inputs: tuple[Tensor, ...]) -> None:
+        """Detections of one piece."""
         device = next(self._model.parameters()).device
-        prediction = self._model(*(x[..., : self._held].to(device)[None] for x in self._space))
+        prediction = self._model(*(x.to(device)[None] for x in inputs))
         if self._watch is not None:
-            self._watch(self._start, prediction)
+            self._watch(start, prediction)
         found = suppress(candidates(prediction, 0, self._settings), self._settings)
-        found = Detected(found.segments.cpu() + self._start, found.scores.cpu(), found.labels.cpu())
-        self._pieces.append(Piece(self._start, self._start + self._held, found))
-
-    def _forget(self) -> None:
-        """Move what the next piece shares to the front."""
-        kept = self._held - self._hop
-        for space in self._space:
-            space[..., :kept] = space[..., self._hop : self._held].clone()
-        self._start, self._held = self._start + self._hop, kept
+        found = Detected(found.segments.cpu() + start, found.scores.cpu(), found.labels.cpu())
+        self._pieces.append(Piece(start, start + inputs[0].shape[-1], found))
 
 
 def detect_sequence(

@@ -123,9 +123,9 @@ def load_detector(
         EnvironmentFault: Weights, ffmpeg or the device are missing on this machine.
     """
     if model is not None:
-        from workflows.predict import LocoDetector
+        from workflows.predict import TrainedDetector
 
-        return LocoDetector(
+        return TrainedDetector(
             Path(model), device=device, labels=labels, min_score=min_score, reader=reader
         )
     loaded = load_backbone(backbone, device=device)

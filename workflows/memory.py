@@ -26,9 +26,7 @@ from extractors.registry import BackboneRow
 from extractors.spec import Backbone, BackboneSpec, Encoded, EncoderSpec, Modality, WeightsFile
 from extractors.store import FeatureStore
 from extractors.windows import WindowGrid
-from model.checkpoint import read_card
 from pipeline.core.errors import EnvironmentFault
-from workflows.detect import load_detector
 from workflows.extract import extract
 
 SAMPLE_S = 0.05
@@ -108,6 +106,8 @@ class MemoryTask:
 
     def __str__(self) -> str:
         if self.model is not None:
+            from model.checkpoint import read_card
+
             name = read_card(self.model).backbone.get("name")
             return f"detect with {self.model.name} on backbone {name}"
         return f"{'detect' if self.detect else 'extract'} with backbone {self.backbone}"
@@ -219,6 +219,8 @@ def _extract(path: str, backbone: str, reader: str, model: str) -> dict[str, Any
 
 
 def _detect(path: str, backbone: str, reader: str, model: str) -> dict[str, Any]:
+    from workflows.detect import load_detector  # torch would hide what plain extraction takes
+
     detector = load_detector(
         model or None, backbone=backbone, device="cpu", reader=cast(ReaderChoice, reader)
     )

@@ -17,7 +17,10 @@ from extractors.registry import backbone_spec, load_backbone
 from extractors.spec import Backbone, BackboneSpec
 from extractors.stream import FeatureStream
 from extractors.windows import WindowGrid
-from model.checkpoint import Card, load_checkpoint
+from model.activation import Recipe as ActivationRecipe
+from model.build import Network
+from model.checkpoint import Card, load_network
+from model.clasp import CLASP
 from model.decoding import DecodingSettings, Detected
 from model.loco import LoCo
 from model.sequence import SequenceDetector
@@ -25,6 +28,7 @@ from pipeline.core.errors import CheckpointError
 from pipeline.core.events import Curves, Detections, Event, sort_events
 from workflows.labels import known_labels
 from workflows.piecewise import PLAIN_CURVES, ActivationTrack, block_of, stored_blocks
+from workflows.predict_weak import LocalisationSettings, WeakPredictor
 
 MIN_SCORE = 0.1  # what people are shown of a model whose card names no threshold
 
@@ -140,7 +144,7 @@ class Scan:
         return self._track.curves(events, self._card.classes, grid)
 
 
-class LocoDetector:
+class TrainedDetector:
     """Detector on raw files with a trained checkpoint; see `workflows.detect.Detector`.
 
     The backbone is loaded with the first raw file; features from a store need none.
@@ -172,9 +176,9 @@ class LocoDetector:
         min_score: float | None = None,
         reader: ReaderChoice = "auto",
     ) -> None:
-        model, card = load_checkpoint(path)
+        model, card = load_network(path)
         chosen = select_device(device)
-        self.name = f"LoCo ({path.name})"
+        self.name = f"{type(model).__name__} ({path.name})"
         self.labels = known_labels(labels, card.classes)
         self.digest = card.digest
         usual = card.metrics.get("threshold") or MIN_SCORE
@@ -183,11 +187,7 @@ class LocoDetector:
         self._device = device
         self._spec = _trained_spec(path, card)
         self._backbone: Backbone | None = None
-        self._predict = Predictor(
-            model.to(chosen),
-            card,
-            settings=DecodingSettings(**card.data.get("decoding", {})),
-        )
+        self._predict = predictor_of(model.to(chosen), card)
 
     def __call__(self, path: str | os.PathLike[str]) -> Detections:
         """Events of one file, by start.
@@ -233,7 +233,9 @@ class LocoDetector:
         columns = [
             column
             for column, label in enumerate(curves.labels)
-            if label in shown or (label in wanted and column < len(shown) + PLAIN_CURVES)
+            if label in shown
+            or label not in self._predict.card.classes  # agreement: of no class
+            or (label in wanted and column < len(shown) + PLAIN_CURVES)
         ]
         names = tuple(curves.labels[column] for column in columns)
         return kept, Curves(curves.times, names, curves.values[:, columns])
@@ -255,6 +257,23 @@ class LocoDetector:
             notes=tuple(notes),
             curves=curves,
         )
+
+
+def predictor_of(model: Network, card: Card) -> Predictor | WeakPredictor:
+    """What turns features into events, with the settings that a model was trained to be used with.
+
+    Args:
+        model: In eval mode, on its device.
+        card: Its card.
+    """
+    decoding = DecodingSettings(**card.data.get("decoding", {}))
+    if isinstance(model, CLASP):
+        recipe = ActivationRecipe(**card.data.get("localise", {}), min_score=decoding.min_score)
+        settings = LocalisationSettings(
+            recipe=recipe, max_total=decoding.max_total, pieces=decoding
+        )
+        return WeakPredictor(model, card, settings=settings)
+    return Predictor(model, card, settings=decoding)
 
 
 def _trained_spec(path: Path, card: Card) -> BackboneSpec:

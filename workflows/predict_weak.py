@@ -5,23 +5,24 @@ Shapes: T steps, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from extractors.features import Features
+from extractors.features import Features, Rows
+from extractors.windows import WindowGrid
 from model.activation import Recipe, segments_from_activation, smooth
 from model.checkpoint import Card
 from model.clasp import CLASP
 from model.decoding import DecodingSettings
-from model.localisation import VideoActivation, activate_sequence
+from model.localisation import SequenceActivation, VideoActivation
 from pipeline.core.events import Curves, Event
 from workflows.agreement import once
-from workflows.dataset import feature_tensors
 from workflows.localise import segment_events
+from workflows.piecewise import PLAIN_CURVES, block_of, stored_blocks
 
-PLAIN_CURVES = 3  # strongest classes without an event that still get a curve
 AGREEMENT = "agreement of sound and picture"
 
 
@@ -68,7 +69,8 @@ class WeakPredictor:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        return self._events(self.activate(features), features)
+        scan = self._scanned(features)
+        return scan.candidates(features.grid, features.summary.duration)
 
     def detect(self, features: Features) -> tuple[list[Event], Curves]:
         """Events of one video as people want them, best first, each once; and its curves.
@@ -76,9 +78,9 @@ class WeakPredictor:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        said = self.activate(features)
-        events = once(self._events(said, features))
-        return events, self._curves(said, events, features)
+        scan = self._scanned(features)
+        events = scan.events(features.grid, features.summary.duration)
+        return events, scan.curves(events, features.grid)
 
     def activate(self, features: Features) -> VideoActivation:
         """Activation of every step.
@@ -86,33 +88,80 @@ class WeakPredictor:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        self.card.check_features(features.digest)
-        modalities = str(self.card.data.get("modalities", "both"))
-        inputs = feature_tensors(features, modalities=modalities)
-        return activate_sequence(self._model, *inputs, settings=self._settings.pieces)
+        return self._scanned(features).activation
 
-    def _events(self, said: VideoActivation, features: Features) -> list[Event]:
-        recipe = self._settings.recipe
+    def scan(self, *, curves: bool = True) -> WeakScan:
+        """A fresh look at one video whose features come in blocks; curves are always kept."""
+        return WeakScan(self._model, self.card, settings=self._settings)
+
+    def _scanned(self, features: Features) -> WeakScan:
+        self.card.check_features(features.digest)
+        scan = self.scan()
+        scan.add_stored(features)
+        return scan
+
+
+class WeakScan:
+    """One video on its way through a model: rows in as they come, then events and curves out.
+
+    Args:
+        model: In eval mode.
+        card: Its card.
+        settings: From activation to events.
+    """
+
+    def __init__(self, model: CLASP, card: Card, *, settings: LocalisationSettings) -> None:
+        self._card, self._settings = card, settings
+        self._modalities = str(card.data.get("modalities", "both"))
+        self._sequence = SequenceActivation(model, settings=settings.pieces)
+
+    def add(self, rows: Rows) -> None:
+        """Take the next consecutive steps: embeddings and masks of both modalities."""
+        self._sequence.add(*block_of(rows, modalities=self._modalities))
+
+    def add_stored(self, features: Features) -> None:
+        """Take all of a stored video."""
+        for block in stored_blocks(features, modalities=self._modalities):
+            self._sequence.add(*block)
+
+    @cached_property
+    def activation(self) -> VideoActivation:
+        """Of every step, once all rows have been taken."""
+        return self._sequence.finish()
+
+    def candidates(self, grid: WindowGrid, duration: float) -> list[Event]:
+        """Candidates for ranking, best first.
+
+        Args:
+            grid: Where the steps lie.
+            duration: Seconds; events end there at the latest.
+        """
+        said, recipe = self.activation, self._settings.recipe
         activation = smooth(said.activation.numpy(), said.valid.numpy(), recipe.smoothing)
         segments = segments_from_activation(activation, recipe, video_scores=said.video.numpy())
         events = segment_events(
             segments,
-            self.card.classes,
-            features.grid,
-            steps=features.steps,
-            duration=features.summary.duration,
+            self._card.classes,
+            grid,
+            steps=len(said.valid),
+            duration=duration,
             min_score=0.0,
         )
         return list(events)[: self._settings.max_total]
 
-    def _curves(self, said: VideoActivation, events: list[Event], features: Features) -> Curves:
-        """Agreement, classes with events by their best, and a few strong ones without."""
+    def events(self, grid: WindowGrid, duration: float) -> list[Event]:
+        """Events as people want them, best first, each once; see `candidates`."""
+        return once(self.candidates(grid, duration))
+
+    def curves(self, events: Sequence[Event], grid: WindowGrid) -> Curves:
+        """Classes with events by their best, a few strong ones without, and the agreement."""
+        said, classes = self.activation, self._card.classes
         labels = list(dict.fromkeys(event.label for event in events))
-        strongest = np.argsort(-said.video.numpy(), kind="stable")
-        others = [self.card.classes[index] for index in strongest]
-        labels += [label for label in others if label not in set(labels)][:PLAIN_CURVES]
-        columns = [self.card.classes.index(label) for label in labels]
-        values: NDArray[np.float32] = np.concatenate(
+        strongest = [classes[index] for index in np.argsort(-said.video.numpy(), kind="stable")]
+        labels += [label for label in strongest if label not in set(labels)][:PLAIN_CURVES]
+        columns = [classes.index(label) for label in labels]
+        values = np.concatenate(
             [said.activation.numpy()[:, columns], said.agreement.numpy()[:, None]], axis=1
         )
-        return Curves(features.grid.centres(features.steps), (*labels, AGREEMENT), values)
+        times = grid.centres(len(values))
+        return Curves(times, (*labels, AGREEMENT), values.astype(np.float32))

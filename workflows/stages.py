@@ -32,7 +32,7 @@ from workflows.evaluate import evaluate_split, results_json, truth_of
 from workflows.extract import extract
 from workflows.inputs import MediaItem, find_media
 from workflows.metrics import best_threshold
-from workflows.predict import LocoDetector, Predictor
+from workflows.predict import Predictor, TrainedDetector
 from workflows.train import train
 from workflows.video_labels import load_video_labels
 from workflows.weak_stages import (
@@ -208,6 +208,7 @@ def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
         return StageRow("eval", "unchanged")
     chosen = select_device(device)
     model, card = load_network(path)
+    card.check_classes(labels.classes)
     model = model.to(chosen)
     if isinstance(model, CLASP):
         report, predictions, bounds = evaluate_weak(recipe, model, card, data)
@@ -232,7 +233,7 @@ def _detect(recipe: Recipe, *, device: str) -> StageRow:
     )
     if _is_unchanged(recipe, "detect", mark, "detections"):
         return StageRow("detect", "unchanged")
-    detector = LocoDetector(
+    detector = TrainedDetector(
         path,
         device=device,
         min_score=None if recipe.detect.min_score < 0 else recipe.detect.min_score,
@@ -262,7 +263,7 @@ def _trained(recipe: Recipe) -> Path:
     return path
 
 
-def _detect_one(recipe: Recipe, detector: LocoDetector, item: MediaItem) -> Detections:
+def _detect_one(recipe: Recipe, detector: TrainedDetector, item: MediaItem) -> Detections:
     """From the recipe's store where it holds this very file, else from the file."""
     if (recipe.data.features / "store.json").exists():
         store = FeatureStore.open(recipe.data.features)

@@ -23,7 +23,7 @@ from model.build import Network
 from model.checkpoint import Card, save_checkpoint
 from model.clasp import CLASP, ActivationLosses
 from model.loco import Losses
-from pipeline.core.atomic import atomic_path, write_json
+from pipeline.core.atomic import atomic_path, clean_temporaries, write_json
 from pipeline.core.errors import PipelineError, UsageError
 from workflows.dataset import Batch, SplitDataset, collate
 from workflows.precision import autocast, compiled, in_float32
@@ -36,6 +36,7 @@ from workflows.training_log import (
     write_log,
 )
 
+LEFTOVER_AGE_S = 3600.0  # half-written files of a killed run; writing one takes seconds
 LOSS_TERMS = ("classes", "intervals", "correspondence", "evidence", "smoothness")  # as printed
 
 
@@ -124,6 +125,7 @@ def train(
     state = start_training(model.to(device), settings)
     event_files = EventFiles(output) if tensorboard else None
     identity = {**_settings_json(settings), "inputs": inputs}
+    clean_temporaries(output, older_than_seconds=LEFTOVER_AGE_S)
     if resume:
         _restore(state, output, identity)
     else:
@@ -339,7 +341,8 @@ def _restore(state: TrainState, output: Path, identity: Mapping[str, Any]) -> No
     if changed:
         raise UsageError(
             f"the run in {output} was made with other values of {', '.join(changed)}",
-            hint="use the same recipe, or another output folder",
+            hint="use the same recipe, annotations and features (inputs are all of these but the "
+            "sections optim and train), or another output.folder",
         )
     tensors = load_file(output / saved["tensors"])
     state.model.load_state_dict(_part(tensors, "model/"))

@@ -8,19 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from extractors.audio.yamnet import audioset_classes
 from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.media.ffmpeg import ffmpeg_binary
 from extractors.spec import Backbone, Encoded
+from extractors.store import FeatureStore
+from extractors.stream import extract_features
 from extractors.vision.efficientnet import imagenet_classes
+from model.checkpoint import Card, load_checkpoint, save_checkpoint
+from model.decoding import DecodingSettings, step_activation
+from model.loco import LoCo, Prediction
+from model.sequence import SequenceDetector
 from pipeline.core.errors import MediaError, UsageError
 from pipeline.core.events import Detections, Event
-from workflows import detect
+from tests.fixtures.backbones import toy
+from workflows import detect, predict
 from workflows.agreement import AgreementSettings, lite_table
 from workflows.clips import Clip, ClipsReport, Presence, judge, load_clips, measure_clips
 from workflows.detect import AgreementDetector, load_detector
 from workflows.labels import known_labels
+from workflows.piecewise import ActivationTrack, block_of
+from workflows.predict import TrainedDetector
 
 BARK, DOG = 70, 207  # "Bark" of AudioSet, "golden retriever" of ImageNet
 
@@ -147,6 +157,89 @@ def test_the_smallest_score_reaches_the_detector(
     monkeypatch.setattr(detect, "load_backbone", lambda name, device: backbone)
     assert load_detector(min_score=0.999)(clip).events == ()
     assert load_detector()(clip).events != ()
+
+
+# ---- a trained checkpoint on raw files -----------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small network on the toy nets, untrained, that looks at 4 s at a time."""
+    torch.manual_seed(4)
+    architecture = {
+        "vision_dim": 3, "audio_dim": 2, "classes": 2, "channels": 8, "heads": 2,
+        "decoder_channels": 8, "levels": 2, "unimodal_blocks": 1, "window": 4, "prior": 0.3,
+    }  # fmt: skip
+    pieces = {"decoding": {"chunk": 16, "overlap": 8}}
+    spec = toy().spec
+    card = Card(architecture, ("dog", "cat"), spec.to_json(), spec.digest, data=pieces)
+    save_checkpoint(tmp_path / "toy.safetensors", LoCo(**architecture).state_dict(), card)
+    monkeypatch.setattr(predict, "backbone_spec", lambda name: spec)
+    monkeypatch.setattr(predict, "load_backbone", lambda name, device: toy())
+    return tmp_path / "toy.safetensors"
+
+
+def test_a_file_that_streams_through_gives_what_its_stored_features_give(
+    checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    detector = TrainedDetector(checkpoint, device="cpu", min_score=0.0)
+    streamed = detector(clip)
+    assert len(streamed.events) > 10, "an untrained network says something everywhere"
+    store = FeatureStore.create(tmp_path / "store", toy().spec)
+    features = extract_features(clip, toy())
+    assert features.steps > 2 * 16
+    with store.writer("clip") as writer:
+        writer.append({name: np.asarray(array) for name, array in features.arrays.items()})
+        writer.finish(features.summary)
+    for source in (features, store.read("clip")):
+        again = detector.detections(source, video=os.fspath(clip))
+        assert again == streamed  # times and scores to the last bit
+        assert again.curves is not None and streamed.curves is not None
+        assert again.curves.labels == streamed.curves.labels
+        assert np.array_equal(again.curves.values, streamed.curves.values)
+        assert np.array_equal(again.curves.times, streamed.curves.times)
+        assert len(again.curves.times) == features.steps
+
+
+def test_a_detector_never_holds_more_than_a_piece(checkpoint: Path, clip: Path) -> None:
+    detector, sizes = TrainedDetector(checkpoint, device="cpu"), []
+    detector._predict._model.register_forward_pre_hook(
+        lambda model, inputs: sizes.append(inputs[0].shape[-1])
+    )
+    steps = len(detector(clip).curves.times)  # type: ignore[union-attr]
+    assert max(sizes) == 16 and len(sizes) == 1 + -(-(steps - 16) // 8)
+
+
+def test_curves_over_pieces_are_the_best_of_both(checkpoint: Path) -> None:
+    model, _ = load_checkpoint(checkpoint)
+    said: list[tuple[int, np.ndarray]] = []
+    track = ActivationTrack(2)
+
+    def watch(start: int, prediction: Prediction) -> None:
+        said.append((start, step_activation(prediction, 0).numpy()))
+        track(start, prediction)
+
+    settings = DecodingSettings(chunk=16, overlap=12)
+    scan = SequenceDetector(model, settings=settings, watch=watch)
+    mask = torch.ones(50, dtype=torch.bool)
+    scan.add(torch.randn(3, 50), torch.randn(2, 50), mask, mask)
+    scan.finish()
+    expected = np.zeros((50, 2), np.float32)
+    for start, values in said:
+        part = expected[start : start + len(values)]
+        np.maximum(part, values, out=part)
+    curves = track.curves([], ("dog", "cat"), toy().spec.grid)
+    order = [("dog", "cat").index(label) for label in curves.labels]
+    assert np.array_equal(curves.values, expected[:, order].astype(np.float16))
+
+
+def test_a_network_for_one_modality_is_not_shown_the_other() -> None:
+    rows = {
+        "vision": np.ones((4, 3), np.float32), "audio": np.ones((4, 2), np.float32),
+        "vision_mask": np.ones(4, bool), "audio_mask": np.ones(4, bool),
+    }  # fmt: skip
+    _, _, seen, heard = block_of(rows, modalities="audio")
+    assert heard.all() and not seen.any() and rows["vision_mask"].all()
 
 
 # ---- the table of real clips ------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_curves_show_agreement_beside_the_classes(features: Features) -> None:
     _, curves = predictor(features.digest).detect(features)
     assert curves.labels[-1] == AGREEMENT and curves.labels[0] == CLASSES[1]
     assert curves.values.shape == (features.steps, len(curves.labels))
-    assert curves.values[10, -1] == pytest.approx(0.9)
+    assert curves.values[10, -1] == pytest.approx(0.9, abs=1e-3)
 
 
 def test_features_of_another_backbone_are_refused(features: Features) -> None:

@@ -21,7 +21,7 @@ from pipeline.core.errors import CheckpointError, ConfigError, StoreError, Usage
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import CLASSES, PLANTED, SPEC, add_video, noise, plant
 from workflows.evaluate import evaluate_file
-from workflows.predict import LocoDetector
+from workflows.predict import TrainedDetector
 from workflows.stages import run_stages
 
 SMALL = {
@@ -130,7 +130,7 @@ def test_new_videos_in_the_store_that_no_subset_uses_change_nothing(
 def test_stored_features_need_no_nets_and_give_events_within_the_video(
     trained: tuple[Path, list[str]], planted: tuple[Path, Path]
 ) -> None:
-    detector = LocoDetector(trained[0] / "run" / "best.safetensors", device="cpu")
+    detector = TrainedDetector(trained[0] / "run" / "best.safetensors", device="cpu")
     store = FeatureStore.open(planted[0])
     features = store.read("test/00.mp4")
     events, curves = detector.detect_features(features)
@@ -150,13 +150,13 @@ def test_only_the_labels_that_were_asked_for_are_reported(
     trained: tuple[Path, list[str]], planted: tuple[Path, Path]
 ) -> None:
     path = trained[0] / "run" / "best.safetensors"
-    detector = LocoDetector(path, device="cpu", labels=["dog"], min_score=0.0)
+    detector = TrainedDetector(path, device="cpu", labels=["dog"], min_score=0.0)
     store = FeatureStore.open(planted[0])
     events, curves = detector.detect_features(store.read("test/00.mp4"))
     assert {event.label for event in events} == {"dog"}
     assert curves.labels == ("dog",)
     with pytest.raises(UsageError, match="did you mean 'drum'"):
-        LocoDetector(path, device="cpu", labels=["drumm"])
+        TrainedDetector(path, device="cpu", labels=["drumm"])
 
 
 def test_features_of_another_backbone_are_refused(
@@ -166,7 +166,7 @@ def test_features_of_another_backbone_are_refused(
     path = tmp_path / "best.safetensors"
     save_checkpoint(path, model.state_dict(), replace(card, digest="0" * 16))
     with pytest.raises(CheckpointError, match="another version of backbone 'planted'"):
-        LocoDetector(path, device="cpu")
+        TrainedDetector(path, device="cpu")
 
 
 def test_a_store_of_another_backbone_is_refused(planted: tuple[Path, Path], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from workflows.cost import shipped_recipe
 from workflows.data_check import check_annotations
 from workflows.extract import extract
 from workflows.feature_check import check_files, check_store
-from workflows.predict import LocoDetector
+from workflows.predict import TrainedDetector
 from workflows.stages import run_stages
 from workflows.unav100 import SUBSETS, check_unav100, class_names
 
@@ -368,7 +368,7 @@ def test_a_model_of_released_features_says_why_it_cannot_look_at_a_video(
     trained: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="'unav100-onepeace' are features that others released"):
-        detector = LocoDetector(trained / "run" / "best.safetensors", device="cpu")
+        detector = TrainedDetector(trained / "run" / "best.safetensors", device="cpu")
         detector(tmp_path / "some.mp4")
 
 

@@ -21,6 +21,8 @@ from model.clasp import CLASP
 from pipeline.config import load_recipe
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import AUDIO_DIM, PLANTED, SPEC, VISION_DIM, add_video, noise
+from workflows.predict import TrainedDetector
+from workflows.predict_weak import AGREEMENT
 from workflows.stages import run_stages
 
 CLASSES = ("bell", "cat", "dog", "drum", "horn", "rain")
@@ -119,6 +121,26 @@ def test_the_checkpoint_is_of_clasp_and_was_chosen_by_what_happens_in_videos(
     assert isinstance(model, CLASP) and card.method == "clasp" and card.classes == CLASSES
     assert card.metrics["validation_mAP"] > 0.6
     assert "threshold" not in card.metrics, "to know one would take segments"
+
+
+def test_the_checkpoint_detects_in_videos_it_has_not_seen(
+    trained: Path, planted: tuple[Path, dict[str, Any]]
+) -> None:
+    detector = TrainedDetector(trained / "best.safetensors", device="cpu", min_score=0.3)
+    store, hits = FeatureStore.open(planted[0]), 0
+    tests = {id: entry for id, entry in planted[1].items() if entry["subset"] == "test"}
+    for id, entry in tests.items():
+        found = detector.detections(store.read(id), video=id)
+        start, end = entry["annotations"][0]["segment"]
+        label = entry["annotations"][0]["label"]
+        hits += any(
+            event.label == label
+            and min(end, event.end) - max(start, event.start) > 0.5 * (end - start)
+            for event in found.events
+        )
+        assert found.detector == "CLASP (best.safetensors)"
+        assert found.curves is not None and found.curves.labels[-1] == AGREEMENT
+    assert hits >= len(tests) / 2
 
 
 def test_segments_decide_nothing_in_training(
