@@ -7,6 +7,12 @@ published features are near each other, not equal: that extractor encodes the vi
 and takes frames from the copy, where here the frame on screen is taken; and it resamples sound with
 another filter.
 
+Steps and times are those of the published features (feature i covers frames 8 i .. 8 i + 23 at 25 a
+second), except that the extractor drops a last window behind which there is no further frame, where
+here the last frame stands for it: one row more where a video ends with a window. On the project's
+own grid I3D sees 16 frames; they leave two steps in time before its last pooling, whose plain mean
+is the feature.
+
 Names: ``-rgb-`` sees the picture only; without it, optical flow as well (RAFT, 20 iterations), with
 RGB in the first 1024 numbers. Whether UnAV-100's own flow came from RAFT is not published.
 
