@@ -113,7 +113,11 @@ def measure_step(plan: StepPlan) -> StepReport:
     command = [sys.executable, "-m", "workflows.bench_train", json.dumps(asdict(plan))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     if done.returncode:
-        raise EnvironmentFault(f"the training step failed: {done.stderr.strip()[-500:]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise EnvironmentFault(
+            f"the training step failed: {reason}",
+            hint="a smaller --batch takes less memory",
+        )
     told = json.loads(done.stdout)
     return StepReport(
         plan,
