@@ -8,6 +8,9 @@ import torch
 
 from extractors.registry import load_backbone
 from model.loco import LoCo
+from workflows.bench_data import PlantedVideos, Sizes
+from workflows.bench_epoch import measure_epoch
+from workflows.bench_precision import measure_precision
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,3 +42,31 @@ def test_the_network_agrees_with_the_cpu() -> None:
     expected = model(vision, audio, mask, mask).logits
     found = model.cuda()(vision.cuda(), audio.cuda(), mask.cuda(), mask.cuda()).logits.cpu()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", ["fp32", "bf16", "fp32 compiled", "bf16 compiled"])
+def test_a_short_training_has_the_losses_of_the_cpu(way: str) -> None:
+    expected = measure_precision([], iterations=8, device="cpu").curves[0].losses
+    found = measure_precision([way], iterations=8, device="cuda").curves[-1].losses
+    # Drop path draws other numbers on another device: the first losses are near, no more.
+    assert found[0] == pytest.approx(expected[0], rel=0.02)
+    assert found[-1] < found[0]
+
+
+def test_an_epoch_of_unav100s_size_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    report = measure_epoch(device="cuda", iterations=10, ways=["fp32", "bf16"])
+    with capsys.disabled():  # the figures are what this is for
+        print("\n" + report.format_table())
+    full, half = report.rows
+    assert half.peak < full.peak
+    assert half.loss == pytest.approx(full.loss, rel=0.05)
+
+
+def test_a_batch_reaches_the_device_through_pinned_memory_unchanged() -> None:
+    batch = PlantedVideos(Sizes(24, 16, 5)).batch([40, 31])
+    pinned = batch.pinned()
+    assert pinned.vision.is_pinned()
+    there = pinned.to(torch.device("cuda"))
+    for name in ("vision", "audio", "vision_mask", "audio_mask"):
+        assert torch.equal(getattr(there, name).cpu(), getattr(batch, name)), name
+    assert torch.equal(there.segments[1].cpu(), batch.segments[1])

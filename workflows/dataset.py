@@ -6,7 +6,7 @@ Shapes: B videos, T steps, N events, Cv and Ca feature widths.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,14 +80,21 @@ class Batch:
     labels: list[Tensor]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """The batch on a device; a pinned one is copied while the caller goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def pinned(self) -> Batch:
+        """The batch in memory that a CUDA device reads by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            self.vision.to(device),
-            self.audio.to(device),
-            self.vision_mask.to(device),
-            self.audio_mask.to(device),
-            [entry.to(device) for entry in self.segments],
-            [entry.to(device) for entry in self.labels],
+            change(self.vision),
+            change(self.audio),
+            change(self.vision_mask),
+            change(self.audio_mask),
+            [change(entry) for entry in self.segments],
+            [change(entry) for entry in self.labels],
         )
 
 

@@ -62,15 +62,22 @@ def _widen(value: Any) -> Any:
     return value
 
 
-def compiled(network: nn.Module) -> Callable[..., Any]:
+def compiled(network: nn.Module, *, backend: str = "inductor") -> Callable[..., Any]:
     """The network as one compiled function, for inputs of one shape; it keeps its own names.
 
     The network itself stays as it is, so that its weights have the names that checkpoints use.
     Random numbers are drawn as without compilation, so that both train on the same drop paths.
 
+    Args:
+        network: With its weights where they are to stay.
+        backend: Of torch; only ``inductor`` makes anything faster.
+
     Raises:
-        EnvironmentFault: There is no C++ compiler, without which nothing can be compiled.
+        EnvironmentFault: There is no C++ compiler, without which ``inductor`` cannot work.
     """
+    if backend != "inductor":
+        traced: Callable[..., Any] = torch.compile(network, dynamic=False, backend=backend)
+        return traced
     wanted = (os.environ.get("CXX", ""), *COMPILERS)
     if not any(shutil.which(name) for name in wanted if name):
         raise EnvironmentFault(

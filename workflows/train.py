@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def train(
         meter, began = EpochMeter(), time.monotonic()
         state.model.train()
         torch.manual_seed(_seed_of(settings.seed, state.epoch))  # drop path
-        for batch in prefetch(batches(data, settings, epoch=state.epoch)):
+        for batch in _shown(data, settings, epoch=state.epoch, device=device):
             rate = learning_rate(state.iteration, settings, per_epoch=per_epoch)
             for group in state.optimiser.param_groups:
                 group["lr"] = rate
@@ -208,6 +208,16 @@ def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Itera
         ]
         # A compiled network is made for one shape: there all batches get the same length.
         yield collate(samples, steps=settings.max_seq_len if settings.compile else None)
+
+
+def _shown(
+    data: SplitDataset, settings: TrainSettings, *, epoch: int, device: torch.device
+) -> Iterator[Batch]:
+    """The batches of one epoch, read while the steps before them are computed."""
+    made: Iterable[Batch] = batches(data, settings, epoch=epoch)
+    if device.type == "cuda":
+        made = (batch.pinned() for batch in made)
+    return prefetch(made)
 
 
 def batch_count(data: SplitDataset, settings: TrainSettings) -> int:
