@@ -29,14 +29,16 @@ BOUND = 1.05  # a step from the store may take so much of a step from memory
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Mean of the steps of one way to the data.
+    """Mean of the steps of one way to the data, without the first of them.
 
     Attributes:
+        first: Seconds until the very first batch was there: once an epoch.
         step: Clock seconds of a step, waiting included.
         waiting: Of these, seconds until its batch was there.
         cpu: Seconds of all cores, the loading thread included.
     """
 
+    first: float
     step: float
     waiting: float
     cpu: float
@@ -77,8 +79,15 @@ class LoadingReport:
 
     def format_table(self) -> str:
         """The report as text."""
-        lines = [self.machine, self.title, "seconds a step, means", ""]
-        lines.append(f"{'width':>6} {'data':<22} {'step':>9} {'waiting':>9} {'CPU':>9}")
+        lines = [
+            self.machine,
+            self.title,
+            "seconds a step, means; first: until the first batch of an epoch",
+            "",
+        ]
+        lines.append(
+            f"{'width':>6} {'data':<22} {'step':>9} {'waiting':>9} {'CPU':>9} {'first':>9}"
+        )
         for row in self.rows:
             ways = (
                 ("from memory", row.memory),
@@ -86,7 +95,8 @@ class LoadingReport:
                 ("store, made ahead", row.ahead),
             )
             lines += [
-                f"{row.channels:>6} {name:<22} {way.step:>9.3f} {way.waiting:>9.4f} {way.cpu:>9.3f}"
+                f"{row.channels:>6} {name:<22} {way.step:>9.3f} {way.waiting:>9.4f} "
+                f"{way.cpu:>9.3f} {way.first:>9.3f}"
                 for name, way in ways
             ]
             lines.append(
@@ -112,7 +122,7 @@ def measure_loading(
 
     Args:
         videos: Videos of the store, as long as UnAV-100's.
-        iterations: Steps of each way.
+        iterations: Steps of each way that count; one more comes before them.
         widths: Of the networks.
         plan: Sizes; the paper's batch with ONE-PEACE's dimensions when omitted.
         spec: Backbone of the store; ``onepeace`` when omitted. Its dimensions must be the plan's.
@@ -172,7 +182,7 @@ def _measure_width(data: SplitDataset, plan: StepPlan, iterations: int) -> Loadi
     ahead = _run(state, stream, settings, iterations)
     stream.close()
     plain = _run(state, _endless(data, settings), settings, iterations)
-    shown = list(islice(_endless(data, settings), iterations))
+    shown = list(islice(_endless(data, settings), iterations + 1))
     memory = _run(state, iter(shown), settings, iterations)
     return LoadingRow(plan.channels, memory, plain, ahead)
 
@@ -195,11 +205,14 @@ def _endless(data: SplitDataset, settings: TrainSettings) -> Iterator[Batch]:
 def _run(
     state: TrainState, stream: Iterator[Batch], settings: TrainSettings, iterations: int
 ) -> Passage:
-    whole = waiting = cpu = 0.0
-    for _ in range(iterations):
+    first = whole = waiting = cpu = 0.0
+    for number in range(iterations + 1):
         with Stopwatch() as all_of_it:
             with Stopwatch() as wait:
                 batch = next(stream)
             train_step(state, batch, settings)
+        if number == 0:
+            first = wait.wall
+            continue
         whole, waiting, cpu = whole + all_of_it.wall, waiting + wait.wall, cpu + all_of_it.cpu
-    return Passage(whole / iterations, waiting / iterations, cpu / iterations)
+    return Passage(first, whole / iterations, waiting / iterations, cpu / iterations)

@@ -177,7 +177,9 @@ def _run(path: Path, task: MemoryTask) -> MemoryRun:
         child.stdout.close()
         if child.returncode:
             complaints.seek(0)
-            words = complaints.read().decode("utf-8", "replace").strip()[-300:]
+            # A traceback ends with the error and its reason; what stands above is the way there.
+            lines = complaints.read().decode("utf-8", "replace").split("\n")
+            words = next((line.strip() for line in reversed(lines) if line.strip()), "no word")
             raise EnvironmentFault(f"to {kind} {path.name} failed: {words}")
     told = json.loads(answer)
     return MemoryRun(told["media_seconds"], told["steps"], told["reader"], peak, wall)
