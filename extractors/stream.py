@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from extractors.features import ARRAY_TYPES, Features, Rows, Summary, concatenate_rows
 from extractors.lanes import ClipLane, FrameLane, Lane, SoundLane
 from extractors.media.audio import open_audio
-from extractors.media.probe import AudioStream, MediaInfo, VideoStream, probe
+from extractors.media.info import AudioStream, MediaInfo, VideoStream
+from extractors.media.probe import probe
 from extractors.media.video import ReaderChoice, open_video
 from extractors.spec import MODALITIES, Backbone, Modality
 from pipeline.core.errors import MediaError

@@ -16,7 +16,8 @@ import numpy as np
 
 from extractors.media.audio import open_audio
 from extractors.media.ffmpeg import ffmpeg_binary
-from extractors.media.probe import MediaInfo, probe
+from extractors.media.info import MediaInfo
+from extractors.media.probe import probe
 from extractors.media.video import ReaderChoice, open_video
 from extractors.registry import load_backbone
 from extractors.spec import Backbone

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.media.ffmpeg import sound_command
-from extractors.media.probe import MediaInfo
+from extractors.media.info import MediaInfo
 from extractors.media.process import StalledError, WatchedProcess
 from pipeline.core.errors import EnvironmentFault, MediaError
 

@@ -9,14 +9,11 @@ import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ffmpeg
 
+from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from pipeline.core.errors import EnvironmentFault
-
-if TYPE_CHECKING:
-    from extractors.media.probe import AudioStream, MediaInfo, VideoStream
 
 VERSION_TIMEOUT_S = 30.0
 INPUT = "{input}"  # stands for the file in a command under construction

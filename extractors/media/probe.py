@@ -19,6 +19,7 @@ import numpy as np
 from av.stream import Disposition
 
 from extractors.media.ffmpeg import PROTOCOLS, media_url
+from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from extractors.media.lengths import check_density, packets, promised_end, scan_ends
 from extractors.windows import CLOCK_RESOLUTION_S
 from pipeline.core.errors import MediaError
@@ -30,96 +31,6 @@ SCAN_BYTES = 256 << 20  # a larger file without a duration is not read twice
 TIMESTAMPS_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT of libavformat
 # Lists of other files, and text drawn as pictures: nothing that somebody filmed.
 NOT_MEDIA = {"hls", "concat", "dash", "ffmetadata", "tty", "lavfi"}
-
-
-@dataclass(frozen=True, slots=True)
-class VideoStream:
-    """The picture stream of a file.
-
-    Attributes:
-        index: Number of the stream in its container.
-        start: Second of the container clock at which the first frame is shown.
-        duration: Promised seconds from ``start`` on; None where the file does not say.
-        rate: Frames per second, averaged over the stream.
-        variable_rate: Frames do not all last equally long.
-        codec: Name of the codec, such as ``h264``.
-        width: Width on display, after rotation and pixel aspect.
-        height: Height on display, after rotation.
-        rotation: Degrees counter-clockwise by which a player turns the stored frames: 0, 90, 180
-            or 270.
-        time_base: Seconds of one tick of the stream's timestamps.
-        plain: The only picture stream of the file, with a first frame exactly where the stream
-            says that it starts and nothing hidden before it.
-    """
-
-    index: int
-    start: float
-    duration: float | None
-    rate: Fraction
-    variable_rate: bool
-    codec: str
-    width: int
-    height: int
-    rotation: int = 0
-    time_base: Fraction = Fraction(1, 90_000)
-    plain: bool = True
-
-    @property
-    def end(self) -> float | None:
-        """Second at which the file promises that the picture is over."""
-        return None if self.duration is None else self.start + self.duration
-
-
-@dataclass(frozen=True, slots=True)
-class AudioStream:
-    """The sound stream of a file.
-
-    Attributes:
-        index: Number of the stream in its container.
-        start: Second of the container clock at which the sound starts.
-        duration: Promised seconds from ``start`` on; None where the file does not say.
-        sample_rate: Samples per second, as stored.
-        channels: Number of channels, as stored.
-        codec: Name of the codec, such as ``aac``.
-    """
-
-    index: int
-    start: float
-    duration: float | None
-    sample_rate: int
-    channels: int
-    codec: str
-
-    @property
-    def end(self) -> float | None:
-        """Second at which the file promises that the sound is over."""
-        return None if self.duration is None else self.start + self.duration
-
-
-@dataclass(frozen=True, slots=True)
-class MediaInfo:
-    """What a media file holds.
-
-    Attributes:
-        path: The file.
-        container: Name of the container format, as libavformat gives it.
-        size_bytes: Size of the file.
-        duration: Second of the container clock at which the longer stream is over, as promised;
-            None where the file does not say: then the decoded end decides.
-        clock_offset: The file's own timestamp, in seconds, that the container clock calls zero.
-        video: The picture stream, None where there is none. Cover art is none.
-        audio: The sound stream, None where there is none.
-        discontinuous: The format allows timestamps to jump (MPEG-TS, MPEG-PS, Ogg).
-    """
-
-    path: Path
-    container: str
-    size_bytes: int
-    duration: float | None
-    clock_offset: float
-    video: VideoStream | None
-    audio: AudioStream | None
-    discontinuous: bool = False
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
@@ -326,8 +237,12 @@ def _is_variable(stream: Any, stamps: list[int]) -> bool:
     if gaps.size < 2:
         return False
     seconds = gaps * float(stream.time_base)
-    tolerance = 0.1 * float(np.median(seconds)) + 0.0011  # Matroska rounds to milliseconds
-    return bool(np.max(np.abs(seconds - np.median(seconds))) > tolerance)
+    usual = float(np.median(seconds))
+    tolerance = 0.1 * usual + 0.0011  # Matroska rounds to milliseconds
+    odd = seconds[np.abs(seconds - usual) > tolerance]
+    # MPEG-PS need not stamp every packet, and libavformat may guess one frame onto its neighbour.
+    guessed = odd.size == 2 and np.allclose(np.sort(odd), [0.0, 2 * usual], atol=tolerance)
+    return odd.size > 0 and not guessed
 
 
 def _audio_stream(stream: Any, zero: float, end: float | None) -> AudioStream:

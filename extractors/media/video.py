@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Literal
 
 from extractors.media.blocks import FrameBlock, FrameSource
-from extractors.media.probe import MediaInfo
+from extractors.media.info import MediaInfo
 from extractors.media.video_decord import DecordFault, DecordFrames, decord_objection
 from extractors.media.video_ffmpeg import FfmpegFrames
 from extractors.windows import first_frame

@@ -16,7 +16,7 @@ import numpy as np
 from extractors.media.blocks import FrameBlock, block_length
 from extractors.media.decord_child import HEADER
 from extractors.media.ffmpeg import time_limit
-from extractors.media.probe import MediaInfo
+from extractors.media.info import MediaInfo
 from extractors.media.process import StalledError, WatchedProcess
 from extractors.windows import first_frame
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from extractors.media.blocks import FrameBlock, block_length
 from extractors.media.ffmpeg import picture_command
-from extractors.media.probe import MediaInfo
+from extractors.media.info import MediaInfo
 from extractors.media.process import StalledError, WatchedProcess
 from pipeline.core.errors import EnvironmentFault, MediaError
 

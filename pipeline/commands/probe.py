@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.errors import MediaError
 
 if TYPE_CHECKING:
-    from extractors.media.probe import MediaInfo
+    from extractors.media.info import MediaInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from extractors.media import video as video_module
 from extractors.media.audio import open_audio
-from extractors.media.probe import MediaInfo, probe
+from extractors.media.info import MediaInfo
+from extractors.media.probe import probe
 from extractors.media.video import VideoReader, open_video
 from extractors.windows import WindowGrid
 from fixtures.media import NAMES, Specimen, Zoo, beep_start, is_white, read_number, run_ffmpeg

@@ -12,7 +12,8 @@ import pytest
 
 from extractors.media import ffmpeg as module
 from extractors.media.ffmpeg import ffmpeg_binary, ffmpeg_version, passthrough, time_limit
-from extractors.media.probe import MediaInfo, probe
+from extractors.media.info import MediaInfo
+from extractors.media.probe import probe
 from fixtures.media import Zoo
 from pipeline.core.errors import EnvironmentFault
 

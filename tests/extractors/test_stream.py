@@ -15,7 +15,8 @@ import extractors.stream as stream_module
 from extractors.buffer import SlidingBuffer
 from extractors.features import Rows, concatenate_rows
 from extractors.media.blocks import FrameBlock
-from extractors.media.probe import AudioStream, MediaInfo, VideoStream, probe
+from extractors.media.info import AudioStream, MediaInfo, VideoStream
+from extractors.media.probe import probe
 from extractors.spec import Backbone, Encoded
 from extractors.stream import FeatureStream, extract_features
 from extractors.windows import WindowGrid

@@ -16,7 +16,8 @@ import pytest
 from extractors.media import video_decord
 from extractors.media.blocks import block_length, first_samples
 from extractors.media.decord_child import DistrustError, checked_ticks
-from extractors.media.probe import MediaInfo, probe
+from extractors.media.info import MediaInfo
+from extractors.media.probe import probe
 from extractors.media.video import VideoReader, open_video
 from fixtures.media import X264, Plan, Zoo, read_number, run_ffmpeg
 from pipeline.core.errors import MediaError, UsageError
