@@ -6,7 +6,7 @@ Shapes: T steps, Tv and Ta of them with picture and with sound.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from workflows.dataset import feature_tensors
 from workflows.predict import Predictor
 from workflows.progress import Progress
 from workflows.quality_runs import Run
+from workflows.quality_shift import Shares, mean_shares, shift_sound
 from workflows.quality_windows import WindowTally
 
 
@@ -76,6 +77,7 @@ def measure_run(run: Run, ids: Sequence[str], shown: Sequence[str], *, device: s
     tally, counted = WindowTally(run.data.grid), set(ids)
     found: dict[str, Shown] = {}
     rows: list[tuple[float, float, float]] = []
+    shares: list[Shares] = []
     wanted = sorted(counted.union(shown))
     with Progress(len(wanted), what=run.name) as bar:
         for id in wanted:
@@ -85,12 +87,14 @@ def measure_run(run: Run, ids: Sequence[str], shown: Sequence[str], *, device: s
             matrix = _look(model, piece, tally if id in counted else None)
             if id in counted and matrix is not None:
                 rows.append(deviation_and_means(matrix))
+                moved = shift_sound(model, piece, run.data.grid)
+                shares += [] if moved is None else [moved]
             if id in shown:
                 events = [event for event in predict(features) if event.score >= run.threshold]
                 found[id] = Shown(sort_events(events), matrix)
             bar.advance()
     parameters = sum(value.numel() for value in model.parameters())
-    return Measured(_similarity(rows), tally.views(), found, parameters)
+    return Measured(_similarity(rows, shares), tally.views(), found, parameters)
 
 
 @torch.inference_mode()
@@ -124,7 +128,9 @@ def deviation_and_means(matrix: NDArray[np.float32]) -> tuple[float, float, floa
     return float(cells.std()), float(cells.mean()), synchronous
 
 
-def _similarity(rows: Sequence[tuple[float, float, float]]) -> SimilarityView | None:
+def _similarity(
+    rows: Sequence[tuple[float, float, float]], shares: Sequence[Shares]
+) -> SimilarityView | None:
     if not rows:
         return None
     table = np.array(rows, np.float64)
@@ -133,4 +139,6 @@ def _similarity(rows: Sequence[tuple[float, float, float]]) -> SimilarityView | 
         deviations=table[:, 0],
         level=float(table[:, 1].mean()),
         synchronous=float(moments.mean()) if len(moments) else None,
+        nearest=None if (mean := mean_shares(shares)) is None else astuple(mean),
+        shifted=len(shares),
     )

@@ -48,7 +48,28 @@ def similarity_section(view: RunsView) -> Markup:
             ]
         )
     head = ["run", "mean of std", "std of 90 % of the videos", "mean", "mean of the same moment"]
-    return join([said, table(head, rows), _matrices(view)])
+    return join([said, table(head, rows), _nearest_sounds(view), _matrices(view)])
+
+
+def _nearest_sounds(view: RunsView) -> Markup:
+    """Whether the streams are matched by content or by position in the sequence."""
+    rows = [
+        [run.name, *(f"{100 * share:.1f} %" for share in found.nearest), f"{found.shifted:,}"]
+        for run in view.runs
+        if (found := run.similarity) is not None and found.nearest is not None
+    ]
+    if not rows:
+        return absent("No video is long enough to shift its sound.")
+    said = tag(
+        "p",
+        "Is a moment's sound found by what happens, or by its place in the sequence? Shares of the "
+        "picture's steps whose most similar sound lies within a second of the named place. Then "
+        "the same with the sound of ten seconds later: a model that goes by content follows the "
+        "sound, one that goes by position stays.",
+    )
+    head = ["run", "same moment", "shifted: same position", "shifted: same content", "chance",
+            "videos"]  # fmt: skip
+    return join([said, table(head, rows)])
 
 
 def _matrices(view: RunsView) -> Markup:

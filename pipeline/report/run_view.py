@@ -49,11 +49,18 @@ class SimilarityView:
         level: Mean of all cells, then over videos.
         synchronous: Mean of the cells of one moment, then over videos; None where no video has
             a moment with both.
+        nearest: Of the picture's steps, the shares whose most similar sound lies within a second
+            of: the same moment; with the sound of ten seconds later, the same position; then, the
+            sound of the same moment; and what chance reaches. Means over videos; None where no
+            video is long enough (see `workflows.quality_shift`).
+        shifted: Number of videos behind ``nearest``.
     """
 
     deviations: NDArray[np.float64]
     level: float
     synchronous: float | None
+    nearest: tuple[float, float, float, float] | None = None
+    shifted: int = 0
 
     @property
     def mean_deviation(self) -> float:
@@ -191,15 +198,25 @@ class RunsView:
         """The figures as text, one run a line."""
         width = max(3, *(len(run.name) for run in self.runs))
         head = f"{'run':<{width}}{'mAP (%)':>10}{'mean of std':>13}{'sigma':>9}{'temperature':>13}"
+        head += f"{'moment':>9}{'position':>10}{'content':>9}{'chance':>8}"
         lines = [head]
         for run in self.runs:
             score = None if run.scores is None else 100 * run.scores.average
             found = None if run.similarity is None else run.similarity.mean_deviation
+            nearest = (run.similarity and run.similarity.nearest) or (None,) * 4
+            moment, position, content, chance = (
+                _cell(None if share is None else 100 * share, 1) for share in nearest
+            )
             lines.append(
                 f"{run.name:<{width}}{_cell(score, 2):>10}{_cell(found, 4):>13}"
                 f"{_cell(run.last('sigma'), 3):>9}{_cell(run.last('temperature'), 4):>13}"
+                f"{moment:>9}{position:>10}{content:>9}{chance:>8}"
             )
-        lines.append(f"similarity over {self.measured} test videos")
+        lines += [
+            f"similarity over {self.measured} test videos",
+            "moment: % of picture steps whose most similar sound is that moment's (within 1 s);",
+            "with the sound of 10 s later: position, that of the same place; content, that moment's",
+        ]
         said = [*self.notes, *(f"{run.name}: {part}" for run in self.runs for part in run.missing)]
         return "\n".join([*lines, *(f"note: {text}" for text in said)])
 

@@ -77,7 +77,7 @@ def a_run(name: str, *, text: str = "") -> RunView:
         log=log,
         scores=scores,
         threshold=0.4,
-        similarity=SimilarityView(np.array([0.1, 0.2]), 0.3, 0.5),
+        similarity=SimilarityView(np.array([0.1, 0.2]), 0.3, 0.5, (0.7, 0.125, 0.625, 0.05), 2),
         windows=(window, replace(window, asks="audio", answers="vision", head=2)),
     )
 
@@ -143,7 +143,8 @@ def test_only_markup_escapes_escaping() -> None:
 
 def test_figures_of_the_runs_are_on_the_page() -> None:
     text = Page(render_run_page(a_view())).text
-    for said in ("80.00", "40.00", "60.00", "0.1500", "8.00 (6.00 to 10.50)", "0.12 (\u22120.25"):
+    for said in ("80.00", "40.00", "60.00", "0.1500", "8.00 (6.00 to 10.50)", "0.12 (\u22120.25",
+                 "70.0 %", "12.5 %", "62.5 %", "5.0 %"):  # fmt: skip
         assert said in text, said
 
 
@@ -153,6 +154,7 @@ def test_figures_of_the_runs_are_on_the_page() -> None:
         ({"scores": None}, "No run has scores yet"),
         ({"log": ()}, "No run has a training log"),
         ({"similarity": None}, "No run could be measured"),
+        ({"similarity": SimilarityView(np.array([0.1]), 0.3, 0.5)}, "No video is long enough"),
         ({"windows": ()}, "No run has dynamic windows"),
     ],
 )
@@ -283,7 +285,7 @@ def test_the_command_writes_the_page_and_prints_the_figures(
     run = a_folder(tmp_path / "run")
     assert main(["report", str(run)]) == 0
     printed = capsys.readouterr()
-    assert re.search(r"^run +- +- +1\.500 +-$", printed.out, re.MULTILINE)
+    assert re.search(r"^run +- +- +1\.500( +-){5}$", printed.out, re.MULTILINE)
     assert "there is no metrics.json" in printed.out and "gone.json" in printed.out
     assert str(run / "report.html") in printed.err
     assert "No run has scores yet" in (run / "report.html").read_text(encoding="utf-8")
