@@ -20,7 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("run", type=Path, help="folder that `pipeline run` wrote")
     parser.add_argument(
-        "--against", nargs="+", type=Path, default=[], metavar="RUN", help="runs to put beside it"
+        "--against",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="RUN",
+        help="runs to put beside it; may be repeated",
     )
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder)")
     parser.add_argument(

@@ -215,7 +215,7 @@ class RunsView:
         lines += [
             f"similarity over {self.measured} test videos",
             "moment: % of picture steps whose most similar sound is that moment's (within 1 s);",
-            "with the sound of 10 s later: position, that of the same place; content, that moment's",
+            "with the sound of 10 s later: position, that of its place; content, that moment's",
         ]
         said = [*self.notes, *(f"{run.name}: {part}" for run in self.runs for part in run.missing)]
         return "\n".join([*lines, *(f"note: {text}" for text in said)])

@@ -270,10 +270,10 @@ def test_events_beyond_the_rows_of_a_track_are_counted() -> None:
     assert "not known" in timeline("v", [Track("x", "", None)], duration=5.0, colours={})
 
 
-def a_folder(folder: Path) -> Path:
+def a_folder(folder: Path, *, annotations: str = "gone.json") -> Path:
     """A run that has a recipe and a log of an earlier version, and nothing else."""
     folder.mkdir()
-    data = {"features": "gone", "annotations": "gone.json"}
+    data = {"features": "gone", "annotations": annotations}
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": data, "output": {"folder": "."}}))
     (folder / "log.csv").write_text("epoch,loss,lr,sigma\n1.0,2.0,0.001,1.0\n2.0,1.0,0.001,1.5\n")
     return folder
@@ -289,6 +289,16 @@ def test_the_command_writes_the_page_and_prints_the_figures(
     assert "there is no metrics.json" in printed.out and "gone.json" in printed.out
     assert str(run / "report.html") in printed.err
     assert "No run has scores yet" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_runs_to_compare_with_may_be_named_together_or_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = str(tmp_path / "gone.json")
+    runs = [str(a_folder(tmp_path / name, annotations=same)) for name in "abcd"]
+    command = ["report", runs[0], "--against", runs[1], runs[2], "--against", runs[3]]
+    assert main(command) == 0
+    assert re.findall(r"^(\w) +-", capsys.readouterr().out, re.MULTILINE) == list("abcd")
 
 
 def test_the_figures_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
