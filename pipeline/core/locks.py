@@ -21,6 +21,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 POLL_S = 0.05
+_PROBE = 1 << 62  # a byte behind those of all names
 
 _guard = threading.Lock()
 # A process loses all its locks on a file when it closes any descriptor of it: one per file, kept.
@@ -57,6 +58,21 @@ class LockFile:
         finally:
             if granted:
                 self._give_back(key)
+
+    @property
+    def excludes(self) -> bool:
+        """Whether locks keep other processes out here; where not, every one of them is granted."""
+        if fcntl is None:
+            return False
+        with _guard:
+            try:
+                fcntl.lockf(self._descriptor(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _PROBE)
+                fcntl.lockf(self._descriptor(), fcntl.LOCK_UN, 1, _PROBE)
+            except (BlockingIOError, PermissionError):  # somebody else is asking the same
+                return True
+            except OSError:
+                return False
+        return True
 
     def _take(self, key: tuple[int, str, str]) -> bool:
         thread = threading.get_ident()

@@ -18,6 +18,7 @@ from extractors.i3d_vggish import (
     I3D_FLOW_WEIGHTS,
     I3D_RGB_FLOW,
     I3D_VGGISH_LOADERS,
+    RAFT_WEIGHTS,
     UNAV_GRID,
     I3DVggishLoader,
 )
@@ -27,7 +28,6 @@ from extractors.registry import backbone_spec, load_backbone
 from extractors.spec import Backbone, BackboneSpec, Encoded, EncoderSpec
 from extractors.stream import extract_features
 from extractors.vision.i3d_keys import canonical_shapes
-from extractors.vision.raft_flow import RAFT_SINTEL
 from extractors.windows import WindowGrid
 from fixtures.golden_weights import read_keys, tensor
 from fixtures.media import Zoo
@@ -122,7 +122,7 @@ def test_a_real_sound_has_as_many_patches_as_the_published_extractor_gave(
 
 
 def test_the_flow_of_the_table_is_the_flow_of_raft() -> None:
-    assert I3D_RGB_FLOW.more_weights == (I3D_FLOW_WEIGHTS, RAFT_SINTEL)
+    assert I3D_RGB_FLOW.more_weights == (I3D_FLOW_WEIGHTS, RAFT_WEIGHTS)
 
 
 # --- weights to features --------------------------------------------------------------------------

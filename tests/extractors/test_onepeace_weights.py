@@ -264,6 +264,19 @@ def test_a_damaged_conversion_is_made_again_or_refused(tmp_path: Path) -> None:
         load_audio(tmp_path)
 
 
+def test_a_branch_in_the_cache_is_enough_without_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path))
+    cache = tmp_path / "weights"
+    cache.mkdir()
+    path = write_base(cache)
+    expected = load_onepeace_audio(CPU, size=TINY, threads=1).embed(sound()).embeddings
+    path.unlink()
+    again = load_onepeace_audio(CPU, size=TINY, threads=1).embed(sound()).embeddings
+    np.testing.assert_array_equal(again, expected)
+
+
 def test_a_conversion_of_another_net_is_refused(tmp_path: Path) -> None:
     write_base(tmp_path)
     load_audio(tmp_path)

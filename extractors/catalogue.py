@@ -1,0 +1,120 @@
+"""All weights files that the program can load, and what they are for.
+
+The table is made from the descriptions of the backbones, so nothing in it is written twice. Reading
+it loads no torch and touches no network.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from extractors.addresses import Address, addresses_of
+from extractors.hf import is_hf
+from extractors.i3d_vggish import (
+    PIERGIAJ_FLOW_WEIGHTS,
+    PIERGIAJ_RGB_WEIGHTS,
+    VGGISH_PCA_WEIGHTS,
+)
+from extractors.onepeace import VISION_WEIGHTS
+from extractors.registry import BACKBONES, backbone_spec
+from extractors.spec import BackboneSpec, WeightsFile
+from pipeline.core.errors import UsageError
+
+# Of no backbone in the table, but of options of its nets.
+_OPTIONAL = (VGGISH_PCA_WEIGHTS, VISION_WEIGHTS, PIERGIAJ_RGB_WEIGHTS, PIERGIAJ_FLOW_WEIGHTS)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """One weights file.
+
+    Attributes:
+        weights: Its description.
+        addresses: Where it can be fetched; empty where it comes inside a package, or has to be
+            fetched by hand.
+        backbones: Names of those that need it.
+    """
+
+    weights: WeightsFile
+    addresses: tuple[Address, ...]
+    backbones: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain values; null for what nobody published."""
+        weights = self.weights
+        return {
+            "file": weights.file,
+            "bytes": weights.bytes or None,
+            "about_bytes": weights.bytes or weights.about_bytes or None,
+            "sha256": weights.sha256 or None,
+            "git_blob": weights.git_blob or None,
+            "licence": weights.licence,
+            "source": weights.source,
+            "addresses": [address.url for address in self.addresses],
+            "backbones": list(self.backbones),
+        }
+
+
+def catalogue() -> dict[str, CatalogueEntry]:
+    """All weights files by name, in the order of the table of backbones."""
+    needed: dict[str, tuple[WeightsFile, list[str]]] = {}
+    for name, row in BACKBONES.items():
+        for weights in _files(row.spec):
+            needed.setdefault(weights.file, (weights, []))[1].append(name)
+    for weights in _OPTIONAL:
+        needed.setdefault(weights.file, (weights, []))
+    return {file: _entry(weights, names) for file, (weights, names) in needed.items()}
+
+
+def find_entries(names: Sequence[str]) -> list[CatalogueEntry]:
+    """The weights files of backbones, and those named themselves; each once.
+
+    Args:
+        names: Of backbones and files; all files when there are none.
+
+    Raises:
+        UsageError: A name is neither.
+    """
+    entries = catalogue()
+    if not names:
+        return list(entries.values())
+    found: dict[str, CatalogueEntry] = {}
+    for name in names:
+        if name in entries:
+            found[name] = entries[name]
+            continue
+        for weights in _files(_spec(name, entries)):
+            found[weights.file] = entries.get(weights.file) or _entry(weights, [name])
+    return list(found.values())
+
+
+def _spec(name: str, entries: dict[str, CatalogueEntry]) -> BackboneSpec:
+    """The backbone of a name that is no file's."""
+    if is_hf(name):
+        raise UsageError(
+            f"the models of {name!r} are not in this table",
+            hint="they are downloaded when they are first used, or with hf download ORG/NAME",
+        )
+    try:
+        spec = backbone_spec(name)
+    except UsageError as error:
+        near = difflib.get_close_matches(name, entries, n=1, cutoff=0.7)
+        if not near:
+            raise
+        raise UsageError(
+            f"{name!r} is neither a backbone nor a weights file", hint=f"did you mean {near[0]!r}?"
+        ) from error
+    if all(weights.file == "none" for weights in _files(spec)):
+        raise UsageError(f"{name!r} has no weights: its features come from elsewhere")
+    return spec
+
+
+def _entry(weights: WeightsFile, backbones: Sequence[str]) -> CatalogueEntry:
+    return CatalogueEntry(weights, addresses_of(weights), tuple(dict.fromkeys(backbones)))
+
+
+def _files(spec: BackboneSpec) -> tuple[WeightsFile, ...]:
+    return (*spec.vision.files, *spec.audio.files)

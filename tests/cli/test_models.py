@@ -1,0 +1,282 @@
+"""`pipeline models`, and the options about weights of other commands, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extractors import addresses, catalogue
+from extractors.spec import WeightsFile
+from extractors.weights_check import read_record
+from fixtures.weights_server import CONTENT, SHA256, Server, answer, break_off, serving
+from pipeline.cli import main
+
+HASHED = WeightsFile("net.pth", len(CONTENT), SHA256, "MIT", "https://example.org/net.pth")
+UNHASHED = WeightsFile(
+    "big.pth", 0, "", "MIT", "https://example.org/page", about_bytes=len(CONTENT)
+)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """The publisher of two files more than the catalogue has otherwise."""
+    monkeypatch.setenv("PIPELINE_OFFLINE", "0")
+    monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(catalogue, "_OPTIONAL", (HASHED, UNHASHED))
+    with serving(Server()) as state:
+        places = {
+            file: (addresses.Address(f"{state.url}/{file}"),) for file in ("net.pth", "big.pth")
+        }
+        monkeypatch.setattr(addresses, "_ADDRESSES", places)
+        yield state
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict[str, Any]]]:
+    code = main(["models", *words])
+    return code, json.loads(capsys.readouterr().out)
+
+
+# --- the list -------------------------------------------------------------------------------------
+
+
+def test_the_list_names_every_file_and_what_is_missing(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in said.splitlines()}
+    assert "package" in rows["efficientnet-lite0-57934424.pth"]
+    assert "lite" in rows["efficientnet-lite0-57934424.pth"]
+    for part in ("~6.6 GB", "Apache-2.0", "missing", "onepeace, onepeace-fp16"):
+        assert part in rows["onepeace_video_k400.pth"]
+    assert server.asked == []
+
+
+def test_the_list_for_machines_says_null_for_what_is_unknown(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, rows = run_json(capsys, "--json")
+    assert code == 0
+    found = {row["file"]: row for row in rows}
+    assert found["big.pth"]["bytes"] is None
+    assert found["big.pth"]["sha256"] is None
+    assert found["net.pth"]["path"] is None
+    assert found["YamNet_w8a8.onnx.zip"]["where"] == "package"
+
+
+# --- fetch ----------------------------------------------------------------------------------------
+
+
+def test_fetching_says_where_the_file_is(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "fetch", "net.pth"]) == 0
+    path = tmp_path / "cache" / "weights" / "net.pth"
+    assert str(path) in capsys.readouterr().out
+    assert path.read_bytes() == CONTENT
+    assert "cache" in next(row for row in listed(capsys) if row.startswith("net.pth"))
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert main(["models"]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_folder_and_a_mirror_can_be_named(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Server()) as mirror:
+        words = ("fetch", "net.pth", "--mirror", mirror.url, "--weights-dir", str(tmp_path / "w"))
+        code, rows = run_json(capsys, *words, "--json")
+        assert len(mirror.asked) == 1
+    assert (code, rows[0]["path"]) == (0, str(tmp_path / "w" / "net.pth"))
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    "mirror", ["http://192.0.2.1/weights", "ftp://example.org", "/mnt/weights"]
+)
+def test_a_mirror_needs_a_secure_address(
+    mirror: str, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "fetch", "net.pth", "--mirror", mirror]) == 2
+    assert "no https address" in capsys.readouterr().err
+    assert server.asked == []
+
+
+def test_a_file_without_a_hash_is_said_to_be_one(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Server()) as mirror:
+        assert main(["models", "fetch", "big.pth", "--mirror", mirror.url]) == 0
+        assert mirror.asked == []
+    said = capsys.readouterr().err
+    assert "no mirror is asked" in said
+    assert SHA256 in said
+    record = read_record(tmp_path / "cache" / "weights" / "big.pth")
+    assert record is not None
+    assert record.sha256 == SHA256
+
+
+def test_one_of_two_that_fails_is_exit_1_and_both_are_tried(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.plan = [answer(404)]
+    assert main(["models", "fetch", "net.pth", "big.pth"]) == 1
+    assert "answers 404" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "cache" / "weights").glob("*.pth")] == ["big.pth"]
+
+
+def test_nothing_that_can_be_fetched_is_exit_3(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.content = CONTENT[::-1]
+    code, rows = run_json(capsys, "fetch", "net.pth", "--json")
+    assert code == 3
+    assert "what it serves has SHA-256" in rows[0]["error"]
+    assert list((tmp_path / "cache" / "weights").glob("net*")) == []
+
+
+def test_the_same_command_goes_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.plan = [break_off(200_000), answer(404)]
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert main(["models", "fetch", "net.pth"]) == 3
+    assert "the same command goes on there" in capsys.readouterr().err
+    assert main(["models", "fetch", "net.pth"]) == 0
+    assert server.ranges == ["", "bytes=200000-", "bytes=200000-"]
+
+
+def test_an_unknown_name_is_a_usage_error(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "fetch", "nett.pth"]) == 2
+    assert "did you mean 'net.pth'" in capsys.readouterr().err
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+def test_verify_without_names_looks_at_what_is_here(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["models", "fetch", "net.pth", "big.pth"])
+    capsys.readouterr()
+    code, rows = run_json(capsys, "verify", "--json")
+    verdicts = {row["file"]: row["verdict"] for row in rows}
+    assert code == 0
+    assert set(verdicts) == {
+        "efficientnet-lite0-57934424.pth",
+        "YamNet_w8a8.onnx.zip",
+        "net.pth",
+        "big.pth",
+    }
+    assert verdicts["net.pth"] == f"ok (SHA-256 {SHA256})"
+    assert verdicts["big.pth"].startswith("unknown (no hash is published; SHA-256 " + SHA256)
+
+
+@pytest.mark.parametrize(
+    ("file", "there"), [("net.pth", True), ("big.pth", True), ("net.pth", False)]
+)
+def test_verify_names_damaged_and_missing_files(
+    file: str, there: bool, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if there:
+        main(["models", "fetch", file])
+        path = tmp_path / "cache" / "weights" / file
+        state = path.stat()
+        path.write_bytes(b"x" + CONTENT[1:])
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # verify reads all the same
+    assert main(["models", "verify", file]) == 3
+    said = capsys.readouterr().err
+    assert file in said
+    assert ("has SHA-256" if there else "is not on this machine") in said
+
+
+def test_verify_finds_the_embedded_weights_intact(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "verify", "lite"]) == 0
+    assert capsys.readouterr().out.count(": ok (SHA-256") == 2
+
+
+# --- other commands -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a wrong file; the network is allowed, and leads nowhere."""
+    monkeypatch.setenv("PIPELINE_OFFLINE", "0")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "i3d_rgb.pt").write_bytes(b"something else")
+    return folder
+
+
+def recipe(folder: Path, clip: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"data:\n  annotations: a.json\n  features: feats\n  videos: ['{clip}']\n"
+        "backbone: {name: i3d-rgb-vggish}\noutput: {folder: run}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("command", ["extract", "dask", "detect", "run"])
+def test_the_folder_and_the_ban_of_the_network_reach_whoever_loads_weights(
+    command: str,
+    folder: Path,
+    tmp_path: Path,
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    backbone = ["--backbone", "i3d-rgb-vggish"]
+    words = {
+        "extract": ["extract", str(clip), "--out", str(tmp_path / "feats"), *backbone],
+        "dask": [
+            *("extract", str(clip), "--out", str(tmp_path / "feats"), *backbone),
+            *("--scheduler", "dask", "--workers", "1"),
+        ],
+        "detect": ["detect", str(clip), *backbone],
+        "run": ["run", "--stage", "extract", "--config", str(recipe(tmp_path, clip))],
+    }[command]
+    words += ["--device", "cpu"]
+    monkeypatch.chdir(tmp_path)
+    if command != "dask":  # starting workers takes its time
+        assert main([*words, "--offline", "--weights-dir", folder.name]) == 3
+        assert f"{folder.name}/i3d_rgb.pt has git blob" in capfd.readouterr().err
+    (folder / "i3d_rgb.pt").unlink()
+    assert main([*words, "--offline", "--weights-dir", folder.name]) == 3
+    said = capfd.readouterr().err
+    assert "the network is not to be used" in said
+    assert "fetching" not in said
+
+
+@pytest.mark.parametrize(
+    "name", ["unav100-i3d-vggish", "imported:mine:8x4:16-16-4", "simulated:4x4:0123456789ab"]
+)
+@pytest.mark.parametrize("dry_run", [True, False], ids=["dry-run", "run"])
+def test_features_that_no_encoder_makes_are_refused_before_a_store_is_made(
+    name: str, dry_run: bool, tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "feats"
+    words = ["extract", str(clip), "--out", str(out), "--backbone", name]
+    assert main([*words, "--dry-run"] if dry_run else words) == 2
+    assert "encoder" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_backbone_that_is_not_here_and_offline_says_how_to_get_it(
+    tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["extract", str(clip), "--out", str(tmp_path / "feats"), "--backbone", "onepeace"]
+    assert main([*words, "--offline"]) == 3
+    said = capsys.readouterr().err
+    for part in ("onepeace_video_k400.pth", "Apache-2.0", "no published hash", "models fetch"):
+        assert part in said
