@@ -21,6 +21,7 @@ from extractors.windows import WindowGrid
 
 Modality = Literal["vision", "audio"]
 MODALITIES: tuple[Modality, Modality] = ("vision", "audio")
+HF_PREFIX = "hf:"  # begins the names of backbones that are told apart by content, not by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +151,19 @@ class BackboneSpec:
     @property
     def digest(self) -> str:
         """Hash of everything that decides the features: 16 hexadecimal digits."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self._identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def _identity(self) -> dict[str, Any]:
+        """What the digest is made from: where models of a user lie is no part of what they are."""
+        values = self.to_json()
+        if self.name.startswith(HF_PREFIX):
+            del values["name"]
+            for modality in MODALITIES:
+                encoder = values[modality]
+                for weights in (encoder["weights"], *encoder.get("more_weights", ())):
+                    del weights["source"]
+        return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,19 @@ that schedules the tasks is gone.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from extractors.media.probe import probe
-from extractors.registry import BackboneRow, backbone_spec
+from extractors.network import is_offline
+from extractors.registry import BackboneRow, backbone_spec, refuse_without_encoder
 from extractors.shapes import row_bytes
 from extractors.spec import BackboneSpec
 from extractors.store import FeatureStore
@@ -32,14 +33,18 @@ from pipeline.core.errors import (
 )
 from pipeline.core.ledger import LedgerRow
 from workflows.attempts import CRASHES, Attempts, read_attempts
-from workflows.extract_report import ExtractReport, ExtractRow, Plan
+from workflows.extract_report import BUSY, ExtractReport, ExtractRow, Plan
 from workflows.extract_task import ExtractJob, extract_one
 from workflows.inputs import MediaItem, find_media
 from workflows.progress import Progress
 from workflows.schedule import TaskResult, run_tasks
+from workflows.store_faults import disk_fault, is_disk_fault, told
+from workflows.watchdog import PATIENCE_S
 
+SETTLE_S = 2.0  # for workers that were given up to end
 PACK_VIDEOS = 64  # small files from which on it is worth joining them into shards
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+Results = Generator[TaskResult[ExtractJob, ExtractRow], None, None]
 
 __all__ = ["ExtractReport", "ExtractRow", "extract"]
 
@@ -58,6 +63,9 @@ def extract(
     retry_failed: bool = False,
     dry_run: bool = False,
     weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    patience: float = PATIENCE_S,
+    announce: Callable[[str], None] | None = None,
 ) -> ExtractReport:
     """Extract the features of media files into a store.
 
@@ -71,31 +79,48 @@ def extract(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         scheduler: See `workflows.schedule.run_tasks`; None for this process, which keeps all cores
             busy as it is: the nets are threaded and decoding runs beside them.
-        workers: Number of processes for the scheduler ``dask``.
+        workers: Number of processes for the scheduler ``dask``; for the address of a cluster, the
+            number of workers that it may grow to.
         reader: Video reader: ``auto``, ``decord`` or ``ffmpeg``.
         limit: Stop after so many videos that are not in the store yet.
         overwrite: Redo videos that are in the store.
         retry_failed: Try failed and quarantined videos again.
         dry_run: Only say what would be done.
         weights_dir: Folder in which the backbone's weights are looked for first.
+        offline: Whether the network is forbidden, on every worker; None leaves it to
+            ``PIPELINE_OFFLINE``, here or there.
+        patience: Seconds without a new step of a video after which its process is taken for hung
+            and ends; a rerun tries the video again, and sets it aside after the second time.
+        announce: Called with the address of the cluster's dashboard, where there is one.
 
     Raises:
         NothingMatchedError: The inputs name no file.
-        UsageError: Unknown backbone, device, reader or scheduler; two files of one id.
+        UsageError: Unknown backbone, device, reader or scheduler; features that no encoder here
+            makes; two files of one id.
         StoreError: The folder holds features of another backbone, or something else.
-        EnvironmentFault: ffmpeg, weights or the device are missing, or the disk is full.
+        EnvironmentFault: ffmpeg, weights or the device are missing, or the store's disk is full,
+            may not be written or does not answer.
     """
     started = time.perf_counter()
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} is below 1")
+    if patience <= 0:
+        raise UsageError(f"patience={patience} is not positive", hint="give seconds, such as 3600")
     if reader not in ("auto", "decord", "ffmpeg"):
         raise UsageError(f"unknown video reader {reader!r}", hint="use auto, decord or ffmpeg")
+    if isinstance(backbone, str):
+        refuse_without_encoder(backbone)  # before a store is made, and in a dry run too
     items = find_media(inputs)
-    spec = backbone.spec if isinstance(backbone, BackboneRow) else backbone_spec(backbone)
-    store = _open_store(Path(out), spec, dry_run=dry_run)
-    todo, rows = _make_plan(
-        items, store, overwrite=overwrite, retry_failed=retry_failed, limit=limit
-    )
+    if isinstance(backbone, BackboneRow):
+        spec = backbone.spec
+    else:
+        spec = backbone_spec(backbone, weights_dir=weights_dir, offline=offline)
+        backbone = spec.name  # as workers in other folders understand it
+    with told(Path(out)):
+        store = _open_store(Path(out), spec, dry_run=dry_run)
+        todo, rows = _make_plan(
+            items, store, overwrite=overwrite, retry_failed=retry_failed, limit=limit
+        )
     if dry_run:
         plan, failing = _estimate(todo, spec)
         return ExtractReport([*rows, *failing], time.perf_counter() - started, plan=plan)
@@ -109,14 +134,25 @@ def extract(
             device=device,
             reader=reader,
             overwrite=overwrite,
-            weights_dir=None if weights_dir is None else str(weights_dir),
+            # Workers may run in other folders.
+            weights_dir=None if weights_dir is None else str(Path(weights_dir).absolute()),
+            offline=(is_offline() or None) if offline is None else offline,
+            patience=patience,
         )
         for item in todo
     ]
-    rows += _run(
-        jobs, store, scheduler=scheduler or "serial", workers=workers, use_gpus=device != "cpu"
+    run = partial(
+        run_tasks,
+        extract_one,
+        scheduler=scheduler or "serial",
+        workers=workers,
+        use_gpus=device != "cpu",
+        announce=announce,
     )
-    store.pack(min_videos=PACK_VIDEOS)
+    with told(store.path):
+        rows += _run_all(jobs, run, store)
+        if jobs or os.access(store.path, os.W_OK):  # a finished store may lie on a read-only disk
+            store.pack(min_videos=PACK_VIDEOS)
     return ExtractReport(_in_order(rows, items), time.perf_counter() - started)
 
 
@@ -220,18 +256,51 @@ def _estimate(todo: Sequence[MediaItem], spec: BackboneSpec) -> tuple[Plan, list
     return plan, failing
 
 
+def _run_all(
+    jobs: Sequence[ExtractJob],
+    run: Callable[[Sequence[ExtractJob]], Results],
+    store: FeatureStore,
+) -> list[ExtractRow]:
+    """Rows of all jobs; what a process held that has gone since is tried once more."""
+    results = run(jobs)  # refuses an unknown scheduler though there may be nothing to do
+    rows = _run(jobs, results, store) if jobs else []
+    orphans = _orphans(jobs, rows, store)
+    if not orphans:
+        return rows
+    again = {job.id for job in orphans}
+    return [row for row in rows if row.id not in again] + _run(orphans, run(orphans), store)
+
+
+def _orphans(
+    jobs: Sequence[ExtractJob], rows: Sequence[ExtractRow], store: FeatureStore
+) -> list[ExtractJob]:
+    """Videos that were left to another process which holds them no more.
+
+    Dask gives a task of a worker that it believes dead to the next one, while the first may still
+    be at it: it ends within moments, and nobody else would do its video.
+    """
+    busy = {row.id for row in rows if row.reason == BUSY}
+    waiting, free = [job for job in jobs if job.id in busy], []
+    end = time.monotonic() + SETTLE_S
+    while waiting:
+        for job in list(waiting):
+            with store.claim(job.id) as mine:
+                if mine:
+                    waiting.remove(job)
+                    free.append(job)
+        if not waiting or time.monotonic() > end:
+            break
+        time.sleep(SETTLE_S / 10)
+    return free
+
+
 def _run(
     jobs: Sequence[ExtractJob],
+    results: Results,
     store: FeatureStore,
-    *,
-    scheduler: str,
-    workers: int | None,
-    use_gpus: bool,
 ) -> list[ExtractRow]:
+    """Rows of all jobs as their tasks end; an interrupt ends them in good order."""
     rows: list[ExtractRow] = []
-    if not jobs:
-        return rows
-    results = run_tasks(extract_one, jobs, scheduler=scheduler, workers=workers, use_gpus=use_gpus)
     with (
         _interruptible() as asked,
         Progress(len(jobs), what="extracting") as bar,
@@ -266,12 +335,9 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
     if isinstance(error, UsageError | EnvironmentFault | StoreError):
         store.ledger.append(LedgerRow(job.id, "skipped", reason=_words(error)))
         raise error
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError) and is_disk_fault(error):
         store.ledger.append(LedgerRow(job.id, "skipped", reason=str(error)))
-        raise EnvironmentFault(
-            f"{store.path} cannot be written: {error.strerror}",
-            hint="make room and run the same command again: it continues",
-        ) from error
+        raise disk_fault(error, store.path) or error
     reason = f"{type(error).__name__}: {error}"
     store.ledger.append(LedgerRow(job.id, "failed", reason=reason, seconds=result.seconds))
     return ExtractRow(job.id, job.path, "failed", reason=reason, seconds=result.seconds)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from extractors.features import Summary
 from extractors.media.probe import probe
+from extractors.network import network
 from extractors.records import Source, fingerprint
 from extractors.registry import BackboneRow, load_backbone
 from extractors.spec import Backbone
@@ -19,7 +20,8 @@ from extractors.store import FeatureStore
 from extractors.stream import FeatureStream
 from pipeline.core.errors import MediaError
 from pipeline.core.ledger import LedgerRow
-from workflows.extract_report import ExtractRow
+from workflows.extract_report import BUSY, ExtractRow
+from workflows.watchdog import PATIENCE_S, Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class ExtractJob:
         reader: Video reader.
         overwrite: Redo it though it is in the store.
         weights_dir: Folder in which weights are looked for first.
+        offline: Whether the network is forbidden; None leaves it to the worker's environment.
+        patience: Seconds without a new step after which the process is taken for hung.
     """
 
     id: str
@@ -45,6 +49,8 @@ class ExtractJob:
     reader: str
     overwrite: bool
     weights_dir: str | None = None
+    offline: bool | None = None
+    patience: float = PATIENCE_S
 
 
 def extract_one(job: ExtractJob) -> ExtractRow:
@@ -59,9 +65,7 @@ def extract_one(job: ExtractJob) -> ExtractRow:
     store = _store(job.store)
     with store.claim(job.id) as mine:
         if not mine:
-            return ExtractRow(
-                job.id, job.path, "skipped", reason="another process is extracting it"
-            )
+            return ExtractRow(job.id, job.path, "skipped", reason=BUSY)
         return _extract_claimed(job, store)
 
 
@@ -75,7 +79,7 @@ def _extract_claimed(job: ExtractJob, store: FeatureStore) -> ExtractRow:
                 job.id, job.path, "skipped", reason="another process has extracted it"
             )
         # Before the start: it says nothing of the file.
-        backbone = _backbone(job.backbone, job.device, job.weights_dir)
+        backbone = _backbone(job.backbone, job.device, job.weights_dir, job.offline)
         store.ledger.append(LedgerRow(job.id, "started"))
         summary = _write(job, store, backbone, source)
     except MediaError as error:
@@ -99,9 +103,14 @@ def _is_stored(job: ExtractJob, store: FeatureStore) -> bool:
 
 def _write(job: ExtractJob, store: FeatureStore, backbone: Backbone, source: Source) -> Summary:
     stream = FeatureStream(probe(job.path), backbone, reader=job.reader)
-    with store.writer(job.id, source=source) as writer:
+    with (
+        Watchdog(job.path, patience=job.patience) as watchdog,
+        store.writer(job.id, source=source) as writer,
+    ):
         for rows in stream:
+            watchdog.pat()
             writer.append(rows)
+        watchdog.pat()
         writer.finish(stream.summary)
     return stream.summary
 
@@ -133,11 +142,14 @@ def _finished(
 
 
 @lru_cache(maxsize=1)
-def _backbone(backbone: str | BackboneRow, device: str, weights_dir: str | None) -> Backbone:
+def _backbone(
+    backbone: str | BackboneRow, device: str, weights_dir: str | None, offline: bool | None
+) -> Backbone:
     """The nets of this process."""
     if isinstance(backbone, BackboneRow):
-        return backbone.load(device=device, threads=None)
-    return load_backbone(backbone, device=device, weights_dir=weights_dir)
+        with network(offline=offline):
+            return backbone.load(device=device, threads=None)
+    return load_backbone(backbone, device=device, weights_dir=weights_dir, offline=offline)
 
 
 @lru_cache(maxsize=1)

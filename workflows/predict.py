@@ -156,9 +156,12 @@ class TrainedDetector:
         min_score: Events below it are left out; None for the threshold that was best on
             validation.
         reader: Video reader.
+        weights_dir: Folder in which the backbone's weights are looked for first.
+        offline: Whether the network is forbidden; None leaves it to ``PIPELINE_OFFLINE``.
 
     Attributes:
         name: As it appears in results.
+        method: Name of its network in `model.build.METHODS`.
         labels: Classes that it reports.
         digest: Of the backbone whose features it takes.
 
@@ -175,17 +178,22 @@ class TrainedDetector:
         labels: Sequence[str] | None = None,
         min_score: float | None = None,
         reader: ReaderChoice = "auto",
+        weights_dir: str | os.PathLike[str] | None = None,
+        offline: bool | None = None,
     ) -> None:
         model, card = load_network(path)
         chosen = select_device(device)
         self.name = f"{type(model).__name__} ({path.name})"
+        self.method = card.method
         self.labels = known_labels(labels, card.classes)
         self.digest = card.digest
         usual = card.metrics.get("threshold") or MIN_SCORE
         self._min_score = usual if min_score is None else min_score
         self._reader: ReaderChoice = reader
         self._device = device
-        self._spec = _trained_spec(path, card)
+        self._weights_dir = weights_dir
+        self._offline = offline
+        self._spec = _trained_spec(path, card, weights_dir, offline=offline)
         self._backbone: Backbone | None = None
         self._predict = predictor_of(model.to(chosen), card)
 
@@ -199,7 +207,12 @@ class TrainedDetector:
             MediaError: The file cannot be read.
         """
         if self._backbone is None:
-            self._backbone = load_backbone(self._spec.name, device=self._device)
+            self._backbone = load_backbone(
+                self._spec.name,
+                device=self._device,
+                weights_dir=self._weights_dir,
+                offline=self._offline,
+            )
         stream = FeatureStream(probe(path), self._backbone, reader=self._reader)
         scan = self._predict.scan(curves=True)
         for rows in stream:
@@ -276,14 +289,17 @@ def predictor_of(model: Network, card: Card) -> Predictor | WeakPredictor:
     return Predictor(model, card, settings=decoding)
 
 
-def _trained_spec(path: Path, card: Card) -> BackboneSpec:
+def _trained_spec(
+    path: Path, card: Card, weights_dir: str | os.PathLike[str] | None, *, offline: bool | None
+) -> BackboneSpec:
     """This version's description of the backbone that a checkpoint needs.
 
     Raises:
         UsageError: This version has no such backbone.
         CheckpointError: It has another version of it.
     """
-    spec = backbone_spec(str(card.backbone.get("name")))
+    name = str(card.backbone.get("name"))
+    spec = backbone_spec(name, weights_dir=weights_dir, offline=offline)
     if spec.digest != card.digest:
         raise CheckpointError(
             f"checkpoint {path} was trained on another version of backbone "
