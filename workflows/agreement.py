@@ -8,7 +8,7 @@ Shapes: T steps, C joint classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,17 +17,14 @@ from numpy.typing import NDArray
 
 from extractors.features import Features
 from extractors.windows import WindowGrid
-from model.activation import Recipe, smooth
-from model.activation import segments_from_activation as find_segments
-from model.agreement import agreement, calibrate, log_odds
+from model.activation import Recipe
+from model.agreement import calibrate, log_odds
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Event
+from workflows.joint_activation import JointActivation
 from workflows.joint_classes import JointTable, load_joint_table
-from workflows.localise import segment_events
 
 CHUNK_STEPS = 4096  # steps whose scores are in memory at once: 17 minutes, some 12 MB
-SPARE_CURVES = 3  # strongest classes without an event that still get a curve
-SPARE_CURVE_PEAK = 0.2
 
 Rows = Mapping[str, NDArray[Any]]
 
@@ -62,7 +59,7 @@ class AgreementSettings:
 class AgreementScorer:
     """Collects activation from rows of scores in any number of chunks, then finds the events.
 
-    Memory grows by 2 C bytes a step (6 MB for two hours); the scores themselves are not kept.
+    The scores themselves are not kept.
 
     Args:
         table: The joint classes.
@@ -76,8 +73,9 @@ class AgreementScorer:
         audio_even = float(log_odds(settings.audio_midpoint))
         self._audio_midpoint = audio_even - prior / settings.audio_slope
         self._vision_midpoint = log_odds(table.vision_shares) - prior / settings.vision_slope
-        self._activation: list[NDArray[np.float16]] = []
-        self._valid: list[NDArray[np.bool_]] = []
+        self._joint = JointActivation(
+            table.labels, recipe=settings.recipe, min_score=settings.min_score
+        )
 
     def add(self, rows: Rows) -> None:
         """Take the next consecutive steps: both masks and both nets' class scores.
@@ -85,18 +83,20 @@ class AgreementScorer:
         Raises:
             UsageError: The rows hold no class scores.
         """
-        if "audio_scores" not in rows or "vision_scores" not in rows:
-            raise UsageError(
-                "these features hold no class scores, which the agreement detector needs",
-                hint="extract with --backbone lite, or give a trained model with --model",
-            )
         audio, vision = self.probabilities(rows)
-        valid = rows["audio_mask"] & rows["vision_mask"]
-        self._activation.append((agreement(audio, vision) * valid[:, None]).astype(np.float16))
-        self._valid.append(np.asarray(valid))
+        self._joint.add(audio, vision, rows["audio_mask"] & rows["vision_mask"])
 
     def probabilities(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Calibrated (T, C) probabilities of each joint class, by sound and by picture."""
+        """Calibrated (T, C) probabilities of each joint class, by sound and by picture.
+
+        Raises:
+            UsageError: The rows hold no class scores.
+        """
+        if "audio_scores" not in rows or "vision_scores" not in rows:
+            raise UsageError(
+                "these features hold no class scores, which a detector without training needs",
+                hint="extract with --backbone lite, or give a trained model with --model",
+            )
         audio = calibrate(
             self.table.audio_probabilities(rows["audio_scores"]),
             slope=self.settings.audio_slope,
@@ -116,58 +116,7 @@ class AgreementScorer:
             grid: Where the steps lie.
             duration: Seconds; events end there at the latest.
         """
-        classes = len(self.table.classes)
-        activation = np.concatenate(self._activation or [np.zeros((0, classes), np.float16)])
-        valid = np.concatenate(self._valid or [np.zeros(0, bool)])
-        self._activation.clear()
-        self._valid.clear()
-        for index in range(classes):  # by column: smoothing works in double precision
-            column = slice(index, index + 1)
-            activation[:, column] = smooth(
-                activation[:, column], valid, self.settings.recipe.smoothing
-            )
-        segments = find_segments(activation, self.settings.recipe)
-        found = segment_events(
-            segments,
-            self.table.labels,
-            grid,
-            steps=len(valid),
-            duration=duration,
-            min_score=self.settings.min_score,
-        )
-        events = once(found)
-        return events, self._curves(activation, events, grid)
-
-    def _curves(
-        self, activation: NDArray[np.float16], events: list[Event], grid: WindowGrid
-    ) -> Curves:
-        """Curves of the classes with events, by their best, and of a few strong ones without."""
-        labels = list(dict.fromkeys(event.label for event in events))
-        peaks = activation.max(axis=0, initial=0)
-        strongest = [
-            self.table.labels[i] for i in np.argsort(-peaks) if peaks[i] > SPARE_CURVE_PEAK
-        ]
-        labels += [label for label in strongest if label not in set(labels)][:SPARE_CURVES]
-        columns = [self.table.labels.index(label) for label in labels]
-        values = activation[:, columns].astype(np.float32)
-        return Curves(grid.centres(len(activation)), tuple(labels), values)
-
-
-def once(events: Iterable[Event]) -> list[Event]:
-    """Events, best first, without those that lie mostly inside a better one of their class.
-
-    The recipe proposes each run at several thresholds, so one bark can be there as a short event
-    within a long one; Soft-NMS keeps both, as ranking measures want. People want it once.
-    """
-    kept: list[Event] = []
-    for event in sorted(events, key=lambda event: (-event.score, event.start)):
-        if not any(
-            event.label == better.label
-            and 2 * (min(event.end, better.end) - max(event.start, better.start)) > event.duration
-            for better in kept
-        ):
-            kept.append(event)
-    return kept
+        return self._joint.finish(grid, duration)
 
 
 def detect_features(

@@ -5,7 +5,7 @@ Shapes: T steps, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,3 +41,20 @@ def segment_events(
         start, end = min(float(start), duration), min(float(end), duration)
         if score >= min_score and start < end:
             yield Event(start, end, labels[index], float(score))
+
+
+def once(events: Iterable[Event]) -> list[Event]:
+    """Events, best first, without those that lie mostly inside a better one of their class.
+
+    The recipe proposes each run at several thresholds, so one bark can be there as a short event
+    within a long one; Soft-NMS keeps both, as ranking measures want. People want it once.
+    """
+    kept: list[Event] = []
+    for event in sorted(events, key=lambda event: (-event.score, event.start)):
+        if not any(
+            event.label == better.label
+            and 2 * (min(event.end, better.end) - max(event.start, better.start)) > event.duration
+            for better in kept
+        ):
+            kept.append(event)
+    return kept

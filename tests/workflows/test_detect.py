@@ -146,7 +146,7 @@ def test_a_backbone_that_names_no_classes_is_refused(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mute = replace(LITE, audio=replace(YAMNET, classes=0))
-    monkeypatch.setattr(detect, "load_backbone", lambda name, device: replace(backbone, spec=mute))
+    monkeypatch.setattr(detect, "load_backbone", lambda name, **_: replace(backbone, spec=mute))
     with pytest.raises(UsageError, match="names no classes"):
         load_detector(backbone="mute")
 
@@ -154,7 +154,7 @@ def test_a_backbone_that_names_no_classes_is_refused(
 def test_the_smallest_score_reaches_the_detector(
     backbone: Backbone, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detect, "load_backbone", lambda name, device: backbone)
+    monkeypatch.setattr(detect, "load_backbone", lambda name, **_: backbone)
     assert load_detector(min_score=0.999)(clip).events == ()
     assert load_detector()(clip).events != ()
 
@@ -174,8 +174,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = toy().spec
     card = Card(architecture, ("dog", "cat"), spec.to_json(), spec.digest, data=pieces)
     save_checkpoint(tmp_path / "toy.safetensors", LoCo(**architecture).state_dict(), card)
-    monkeypatch.setattr(predict, "backbone_spec", lambda name: spec)
-    monkeypatch.setattr(predict, "load_backbone", lambda name, device: toy())
+    monkeypatch.setattr(predict, "backbone_spec", lambda name, **_: spec)
+    monkeypatch.setattr(predict, "load_backbone", lambda name, **_: toy())
     return tmp_path / "toy.safetensors"
 
 
