@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check test torture bench gpu-check
+.PHONY: check test torture bench gpu-check docker-check
 
 check:  ## style, formatting and types
 	$(PYTHON) -m ruff check .
@@ -20,6 +20,11 @@ bench:  ## speed and memory on this machine, over a video that it makes itself
 	$(PYTHON) -m pipeline bench map
 	$(PYTHON) -m pipeline bench softnms
 	$(PYTHON) -m pipeline bench loading
+	$(PYTHON) -m pipeline bench plan
+	$(PYTHON) tests/benchmarks/per_window_loop.py
+
+docker-check:  ## the steps of docker/cpu.Dockerfile in a clean Debian root; needs root, debootstrap and a mirror
+	docker/check.sh docker/cpu.Dockerfile
 
 gpu-check:  ## tests and timings that need a CUDA device; fails when there is none
 	$(PYTHON) -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device on this machine')"

@@ -35,6 +35,14 @@ COPY_BYTES = 1 << 22
 REPAIR_HINT = "extract again what the store's repair() names"
 
 
+class UnreadableError(StoreError):
+    """A file could not be read just now: nothing is known of what it holds.
+
+    Damage is repaired by making features again; this may pass by itself, as on a network folder
+    whose server is away.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureFile:
     """A file whose header can be read.
@@ -84,12 +92,36 @@ class FeatureFile:
             raise StoreError(f"{self.path} is damaged: {error}", hint=REPAIR_HINT) from error
 
     def is_sound(self, id: str) -> bool:
-        """Whether the arrays of a video are those that its record was made for."""
-        hashed = {
-            name: (array.dtype.str, array.shape, hash_bytes(array))
-            for name, array in self.arrays(id).items()
-        }
+        """Whether the arrays of a video are those that its record was made for.
+
+        Raises:
+            KeyError: The video is not in this file.
+            StoreError: Its record is damaged.
+            UnreadableError: The disk did not give out its arrays.
+        """
+        try:
+            hashed = {name[len(id) + 1 :]: self._hashed(name) for name in self._names(id)}
+        except FormatFault as error:
+            raise StoreError(f"{self.path} is damaged: {error}", hint=REPAIR_HINT) from error
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise unreadable(self.path, error) from error
         return hash_arrays(hashed) == self.record(id).sha256
+
+    def _hashed(self, name: str) -> tuple[str, tuple[int, ...], str]:
+        """Type, shape and hash of one array.
+
+        It is read and not mapped: a mapped page that the disk does not give out ends the process.
+        """
+        place, sha = self.tensors.place(name), hashlib.sha256()
+        with self.path.open("rb") as handle:
+            handle.seek(place.begin)
+            left = place.end - place.begin
+            while left and (chunk := handle.read(min(left, COPY_BYTES))):
+                sha.update(chunk)
+                left -= len(chunk)
+        return place.dtype.str, place.shape, sha.hexdigest()
 
     def _names(self, id: str) -> list[str]:
         """Names in the file of a video's arrays."""
@@ -117,6 +149,7 @@ def read_feature_file(path: Path, *, digest: str) -> FeatureFile:
 
     Raises:
         StoreError: The file is damaged, of another version, or of another backbone.
+        UnreadableError: The disk or the network folder did not answer.
         FileNotFoundError: There is no such file.
     """
     try:
@@ -129,7 +162,9 @@ def read_feature_file(path: Path, *, digest: str) -> FeatureFile:
             raise FormatFault("a record is damaged")
     except FileNotFoundError:
         raise
-    except (FormatFault, ValueError, KeyError, TypeError, OSError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (FormatFault, ValueError, KeyError, TypeError) as error:
         reason = "its header is damaged" if isinstance(error, KeyError | TypeError) else error
         raise StoreError(f"{path} is damaged: {reason}", hint=REPAIR_HINT) from error
     if version != FORMAT_VERSION:
@@ -144,6 +179,15 @@ def read_feature_file(path: Path, *, digest: str) -> FeatureFile:
             hint="move it out of the store",
         )
     return FeatureFile(tensors, plain)
+
+
+def unreadable(path: Path, error: OSError) -> UnreadableError:
+    """The error for a file that the disk does not give out."""
+    return UnreadableError(
+        f"{path} cannot be read: {error.strerror}",
+        hint="check the disk or the network folder; if it stays, move the file away and extract "
+        "again what it held",
+    )
 
 
 def write_feature_file(
@@ -170,14 +214,6 @@ def write_feature_file(
 def file_name(id: str) -> str:
     """Name of the small file of one video: ids may hold characters that file systems do not."""
     return hashlib.sha256(id.encode()).hexdigest()[:32] + ".safetensors"
-
-
-def hash_bytes(array: NDArray[Any]) -> str:
-    """SHA-256 of an array's bytes."""
-    digest = hashlib.sha256()
-    for piece in pieces(array):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def pieces(array: NDArray[Any]) -> Iterator[memoryview]:

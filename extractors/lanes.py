@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.buffer import SlidingBuffer
-from extractors.media.audio import AudioReader
-from extractors.media.video import VideoReader
+from extractors.media.blocks import OpenPicture, OpenSound
 from extractors.spec import (
     AudioEncoder,
     Encoded,
@@ -89,7 +88,7 @@ class PictureLane:
 
     def __init__(
         self,
-        reader: VideoReader,
+        reader: OpenPicture,
         encoder: VisionEncoder,
         grid: WindowGrid,
         *,
@@ -256,7 +255,7 @@ class SoundLane:
 
     def __init__(
         self,
-        reader: AudioReader,
+        reader: OpenSound,
         encoder: AudioEncoder,
         grid: WindowGrid,
         *,

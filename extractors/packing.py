@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractors.feature_file import FeatureFile, read_feature_file, write_feature_file
+from extractors.feature_file import (
+    FeatureFile,
+    UnreadableError,
+    file_name,
+    read_feature_file,
+    write_feature_file,
+)
 from extractors.records import Record
 from pipeline.core.atomic import fsync_directory
 from pipeline.core.errors import StoreError
@@ -29,11 +35,13 @@ class Damage:
         path: The file.
         ids: Videos that it concerns, as far as they are known.
         reason: What is wrong.
+        readable: Whether the file could be read at all: only then is it known to be damaged.
     """
 
     path: Path
     ids: tuple[str, ...]
     reason: str
+    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +84,26 @@ def find_damage(store: FeatureStore) -> Iterator[Damage]:
     for path in [*store.index.shards(), *store.loose_paths()]:
         try:
             file = read_feature_file(path, digest=store.digest)
+            unsound = [id for id in file.ids if not _is_sound(file, id)]
         except FileNotFoundError:
             continue  # packed meanwhile
         except StoreError as error:
-            yield Damage(path, tuple(_lost_with(store, path)), error.message)
+            readable = not isinstance(error, UnreadableError)
+            yield Damage(path, tuple(_lost_with(store, path)), error.message, readable)
             continue
-        for id in file.ids:
-            if not _is_sound(file, id):
-                yield Damage(path, (id,), "its arrays are not those that were written")
+        for id in unsound:
+            yield Damage(path, (id,), "its arrays are not those that were written")
 
 
 def repair_files(store: FeatureStore) -> list[str]:
     """Remove what is damaged; see `FeatureStore.repair`. The caller holds the lock."""
     damaged: dict[Path, set[str]] = {}
     for damage in find_damage(store):
+        if not damage.readable:  # perhaps whole: a disk that does not answer is no reason to delete
+            raise UnreadableError(
+                f"{damage.reason}; nothing was repaired",
+                hint="check the disk or the network folder; if it stays, move the file away",
+            )
         damaged.setdefault(damage.path, set()).update(damage.ids)
     for path, ids in damaged.items():
         with suppress(StoreError):
@@ -116,6 +130,8 @@ def _whole(store: FeatureStore, paths: Sequence[Path]) -> Iterator[_Item]:
 def _is_sound(file: FeatureFile, id: str) -> bool:
     try:
         return file.is_sound(id)
+    except UnreadableError:
+        raise
     except (KeyError, StoreError):
         return False
 
@@ -159,7 +175,10 @@ def _remove(store: FeatureStore, item: _Item) -> None:
 
 
 def _lost_with(store: FeatureStore, path: Path) -> Iterator[str]:
-    """Ids that only the index knows to be in a damaged shard."""
+    """Ids of a damaged file: those of a shard are in the index, that of a small one is its name."""
+    if path.parent == store.loose_path("any").parent:
+        yield from (id for id in store.ledger.latest() if file_name(id) == path.name)
+        return
     for id in store.index.ids():
         shelf = store.index.get(id)
         if shelf is not None and shelf.shard == path:

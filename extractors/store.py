@@ -27,6 +27,7 @@ from extractors.feature_file import (
     FORMAT_NAME,
     FORMAT_VERSION,
     FeatureFile,
+    UnreadableError,
     file_name,
     is_feature_file,
     read_feature_file,
@@ -209,6 +210,9 @@ class FeatureStore:
 
         Returns:
             Ids that are gone as far as they are known; extract them again.
+
+        Raises:
+            UnreadableError: The disk does not give out a file; nothing was changed.
         """
         with self._locks.hold("pack", wait=True):
             return repair_files(self)
@@ -244,6 +248,8 @@ class FeatureStore:
         for path in self.loose_paths():
             try:
                 yield from read_feature_file(path, digest=self.digest).ids
+            except UnreadableError:
+                raise  # what cannot be read just now must not be missed without a word
             except (StoreError, FileNotFoundError):
                 continue  # verify() names it
 
@@ -261,6 +267,8 @@ class FeatureStore:
         path = self.loose_path(id)
         try:
             return path, read_feature_file(path, digest=self.digest).record(id)
+        except UnreadableError:
+            raise
         except (StoreError, FileNotFoundError, KeyError):
             return None
 

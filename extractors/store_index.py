@@ -17,17 +17,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from extractors.feature_file import is_feature_file, read_feature_file
+from extractors.feature_file import UnreadableError, is_feature_file, read_feature_file
 from extractors.records import Record
 from pipeline.core.atomic import atomic_path
 from pipeline.core.errors import StoreError
 
 SCHEMA_VERSION = 1
+UNWRITABLE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 CLOCK_TICK_NS = 2 * 10**9
 SCHEMA = """
 CREATE TABLE shards (name TEXT PRIMARY KEY, size INTEGER NOT NULL, damage TEXT NOT NULL);
@@ -157,22 +158,19 @@ class ShardIndex:
         """Write a new index: what is ``known`` from the old one, the rest from the shards."""
         try:
             self._write_at(self._path, listing, known)
-        except PermissionError:
-            self._move_out()
-            self._write_at(self._path, listing, {})
         except OSError as error:
-            if error.errno != errno.EROFS:
+            if not isinstance(error, PermissionError) and error.errno not in UNWRITABLE:
                 raise
             self._move_out()
             self._write_at(self._path, listing, {})
 
     def _move_out(self) -> None:
-        """Keep the index in a folder of our own: the store may only be read."""
+        """Keep the index in a folder of our own: the store is read-only, or its disk is full."""
         self._private = tempfile.TemporaryDirectory(prefix="feature-index-")
         self._path = Path(self._private.name) / "index.sqlite"
 
     def _write_at(self, path: Path, listing: Mapping[str, int], known: Mapping[str, int]) -> None:
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, _disk_errors(path):
             if known:
                 shutil.copyfile(path, temporary)
             with closing(sqlite3.connect(temporary)) as connection:
@@ -192,6 +190,8 @@ class ShardIndex:
             found = read_feature_file(self._shards / name, digest=self._digest)
         except FileNotFoundError:
             return  # taken away since the folder was listed
+        except UnreadableError:
+            raise  # noted as damaged, its videos would be missed for good
         except StoreError as error:
             damage = error.message
         else:
@@ -209,6 +209,23 @@ class ShardIndex:
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?immutable=1", uri=True)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Raise what SQLite says about the disk as the system would have said it.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    numbers = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        number = numbers.get(error.sqlite_errorcode & 0xFF)  # the rest is detail
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

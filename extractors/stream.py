@@ -7,7 +7,7 @@ and processes while the nets compute.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from extractors.features import ARRAY_TYPES, Features, Rows, Summary, concatenate_rows
 from extractors.lanes import ClipLane, FrameLane, Lane, SoundLane
 from extractors.media.audio import open_audio
+from extractors.media.blocks import OpenPicture, OpenSound
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from extractors.media.probe import probe
 from extractors.media.video import ReaderChoice, open_video
@@ -32,6 +33,19 @@ COMPLETE = 0.99  # decoded share of a stream's promised span below which a resul
 OVERRUN_S = 1.0  # past the promised duration: more is a wrong promise, less a last frame or packet
 
 NOUNS: dict[Modality, str] = {"vision": "picture", "audio": "audio"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What opens the streams of a file in place of the decoders: benchmarks hand in made-up ones.
+
+    Attributes:
+        video: Called as `extractors.media.video.open_video`.
+        audio: Called as `extractors.media.audio.open_audio`.
+    """
+
+    video: Callable[..., OpenPicture]
+    audio: Callable[..., OpenSound]
 
 
 class FeatureStream:
@@ -52,6 +66,7 @@ class FeatureStream:
         batch_size: Frames or sound windows that a net is given at once; picture nets that see
             whole windows get as many windows as hold that many frames, one at least.
         threads: Decoder threads; 0 lets the decoder choose.
+        sources: What opens the streams; None takes the decoders.
 
     Raises:
         MediaError: While iterating: neither modality could be decoded at all, or a net answered
@@ -67,6 +82,7 @@ class FeatureStream:
         reader: str = "auto",
         batch_size: int = BATCH_SIZE,
         threads: int = 0,
+        sources: Sources | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is below 1")
@@ -76,6 +92,7 @@ class FeatureStream:
         self._reader = cast(ReaderChoice, reader)  # open_video refuses others
         self._batch = batch_size
         self._threads = threads
+        self._sources = sources
         self._summary: Summary | None = None
         self._started = False
 
@@ -117,9 +134,10 @@ class FeatureStream:
     def _open_lanes(self, resources: ExitStack) -> dict[Modality, Lane]:
         lanes: dict[Modality, Lane] = {}
         info, backbone, grid = self._info, self._backbone, self._grid
+        sources = self._sources or Sources(open_video, open_audio)
         if info.video is not None:
             size = backbone.vision.frame_size(info.video.width, info.video.height)
-            pictures = open_video(
+            pictures = sources.video(
                 info, fps=grid.fps, size=size, reader=self._reader, threads=self._threads
             )
             whole = backbone.vision.spec.unit == "window"
@@ -133,7 +151,7 @@ class FeatureStream:
                 resources=resources,
             )
         if info.audio is not None:
-            sound = open_audio(info, sample_rate=grid.sample_rate, threads=self._threads)
+            sound = sources.audio(info, sample_rate=grid.sample_rate, threads=self._threads)
             lanes["audio"] = SoundLane(
                 sound,
                 backbone.audio,

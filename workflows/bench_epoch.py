@@ -9,10 +9,11 @@ from itertools import islice
 import torch
 
 from pipeline.core.errors import UsageError
-from workflows.bench import machine_line
 from workflows.bench_data import VIDEOS, PlantedVideos, Sizes, lengths_like_unav100
+from workflows.bench_record import Figure
 from workflows.bench_train import WAYS, StepPlan, bench_model, bench_settings
 from workflows.dataset import Batch
+from workflows.machine import machine_line
 from workflows.stopwatch import Stopwatch, load_line, peak_bytes
 from workflows.train import start_training, train_step
 
@@ -46,6 +47,16 @@ class EpochReport:
     machine: str
     title: str
     rows: tuple[EpochRow, ...]
+
+    def figures(self) -> list[Figure]:
+        """The report for machines."""
+        figures = []
+        for row in self.rows:
+            figures.append(Figure(f"{row.name}, iteration", row.iteration, "s"))
+            figures.append(Figure(f"{row.name}, epoch", row.epoch, "s"))
+            figures.append(Figure(f"{row.name}, peak memory", row.peak / 1e6, "MB"))
+            figures.append(Figure(f"{row.name}, last loss", row.loss, "1", "neither"))
+        return figures
 
     def format_table(self) -> str:
         """The report as text."""

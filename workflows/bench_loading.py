@@ -15,10 +15,11 @@ from extractors.spec import BackboneSpec
 from extractors.store import FeatureStore
 from pipeline.core.events import Event
 from workflows.annotations import VideoLabels
-from workflows.bench import machine_line
 from workflows.bench_data import PlantedVideos, Sizes, lengths_like_unav100
+from workflows.bench_record import Figure
 from workflows.bench_train import StepPlan, bench_model, bench_settings
 from workflows.dataset import Batch, SplitDataset
+from workflows.machine import machine_line
 from workflows.prefetch import prefetch
 from workflows.stopwatch import Stopwatch, load_line
 from workflows.train import TrainSettings, TrainState, batches, start_training, train_step
@@ -76,6 +77,17 @@ class LoadingReport:
     machine: str
     title: str
     rows: tuple[LoadingRow, ...]
+
+    def figures(self) -> list[Figure]:
+        """The report for machines."""
+        figures = []
+        for row in self.rows:
+            for name, way in (("memory", row.memory), ("store", row.plain), ("ahead", row.ahead)):
+                figures.append(Figure(f"width {row.channels}, {name}, step", way.step, "s"))
+                figures.append(Figure(f"width {row.channels}, {name}, CPU", way.cpu, "s"))
+            figures.append(Figure(f"width {row.channels}, over no waiting", row.ratio, "1"))
+            figures.append(Figure(f"width {row.channels}, first batch", row.ahead.first, "s"))
+        return figures
 
     def format_table(self) -> str:
         """The report as text."""

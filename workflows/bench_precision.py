@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from model.loco import LoCo
-from workflows.bench import machine_line
 from workflows.bench_data import PlantedVideos, Sizes
+from workflows.bench_record import Figure
 from workflows.bench_train import WAYS, StepPlan, bench_settings
 from workflows.dataset import Batch
+from workflows.machine import machine_line
 from workflows.stopwatch import Stopwatch, load_line
 from workflows.train import learning_rate, start_training, train_step
 
@@ -46,6 +47,17 @@ class PrecisionReport:
         """Largest difference from float32 relative to it, of means over ``window`` iterations."""
         ours, theirs = (_means(entry.losses, window) for entry in (curve, self.curves[0]))
         return float(((ours - theirs) / theirs).abs().max())
+
+    def figures(self) -> list[Figure]:
+        """The report for machines: how far each way lies from the first, and how fast it is."""
+        figures = []
+        for curve in self.curves:
+            figures.append(Figure(f"{curve.name}, iteration", curve.seconds, "s"))
+            figures.append(Figure(f"{curve.name}, last loss", curve.losses[-1], "1", "neither"))
+        for curve in self.curves[1:]:
+            name = f"{curve.name}, deviation of means over {WINDOW}"
+            figures.append(Figure(name, self.deviation(curve, window=WINDOW), "1"))
+        return figures
 
     def format_table(self) -> str:
         """The report as text: a row for each iteration, then how far the curves lie apart."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from model.assignment import assign_batch
+from model.build import Network, build_network
 from model.loco import LoCo
 from model.points import make_points
 from pipeline.core.errors import EnvironmentFault
-from workflows.bench import machine_line
 from workflows.bench_data import CLASSES, ONE_PEACE_DIM, PlantedVideos, Sizes
+from workflows.bench_record import Figure
 from workflows.dataset import Batch
+from workflows.machine import machine_line
 from workflows.stopwatch import Stopwatch, load_line, peak_bytes
 from workflows.train import TrainSettings, start_training, train_step
 
@@ -50,6 +52,7 @@ class StepPlan:
         precision: ``fp32`` or ``bf16``.
         compile: Whether the network is compiled.
         threads: Of torch; 0 leaves them alone.
+        method: A name of `model.build.METHODS`.
     """
 
     videos: int = 16
@@ -62,6 +65,7 @@ class StepPlan:
     precision: str = "fp32"
     compile: bool = False
     threads: int = 0
+    method: str = "loco"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ class StepReport:
         wall: Seconds on the clock of each step.
         cpu: Seconds of all cores of each step.
         peak: Largest resident memory of the whole process, in bytes.
-        assignment: Seconds of one core for the label assignment of one batch.
+        assignment: Seconds of one core for the label assignment of one batch; 0 for CLASP, which
+            assigns nothing.
     """
 
     plan: StepPlan
@@ -84,13 +89,24 @@ class StepReport:
     peak: int
     assignment: float
 
+    def figures(self) -> list[Figure]:
+        """The report for machines; the first step also warms up and counts apart."""
+        later = slice(1, None) if len(self.cpu) > 1 else slice(None)
+        return [
+            Figure("first step, CPU", self.cpu[0], "s"),
+            Figure("step, CPU", _mean(self.cpu[later]), "s"),
+            Figure("step, wall", _mean(self.wall[later]), "s"),
+            Figure("peak memory", self.peak / 1e6, "MB"),
+            Figure("label assignment of a batch, CPU", 1000 * self.assignment, "ms"),
+        ]
+
     def format_table(self) -> str:
         """The report as text."""
         plan = self.plan
         lines = [
             self.machine,
             f"batch {plan.videos} x {plan.steps}, {plan.vision_dim} + {plan.audio_dim} values a "
-            f"step, {plan.classes} classes, width {plan.channels}, {plan.precision}"
+            f"step, {plan.classes} classes, width {plan.channels}, {plan.method}, {plan.precision}"
             + (", compiled" if plan.compile else ""),
             "",
             f"{'step':>12} {'CPU s':>8} {'wall s':>8}",
@@ -152,17 +168,19 @@ def bench_settings(plan: StepPlan, **changes: Any) -> TrainSettings:
     return TrainSettings(**{**values, **changes})
 
 
-def bench_model(plan: StepPlan) -> LoCo:
-    """LoCo with the paper's parts at the plan's width, from fixed random weights."""
+def bench_model(plan: StepPlan) -> Network:
+    """The plan's network with the recipes' parts at the plan's width, from fixed random weights."""
     torch.manual_seed(0)
-    return LoCo(
-        vision_dim=plan.vision_dim,
-        audio_dim=plan.audio_dim,
-        classes=plan.classes,
-        channels=plan.channels,
-        decoder_channels=plan.channels,
-        max_seq_len=plan.steps,
-    )
+    sizes = {
+        "vision_dim": plan.vision_dim,
+        "audio_dim": plan.audio_dim,
+        "classes": plan.classes,
+        "channels": plan.channels,
+        "max_seq_len": plan.steps,
+    }
+    if plan.method == "loco":
+        sizes["decoder_channels"] = plan.channels
+    return build_network(plan.method, **sizes)
 
 
 def measure_here(plan: StepPlan) -> dict[str, Any]:
@@ -184,8 +202,14 @@ def measure_here(plan: StepPlan) -> dict[str, Any]:
         "wall": [watch.wall for watch in watches],
         "cpu": [watch.cpu for watch in watches],
         "peak": peak,
-        "assignment": _assignment_seconds(batch, plan, levels=model.levels),
+        "assignment": _assignment_seconds(batch, plan, levels=model.levels)
+        if isinstance(model, LoCo)
+        else 0.0,
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _assignment_seconds(batch: Batch, plan: StepPlan, *, levels: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Outcome = Literal["done", "partial", "skipped", "failed", "quarantined"]
 OUTCOMES: tuple[Outcome, ...] = ("done", "partial", "skipped", "failed", "quarantined")
+BUSY = "another process is extracting it"  # reason of a video that is left to that
 SHOWN = 20  # rows with a reason that the table shows of each outcome
 
 

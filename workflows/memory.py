@@ -27,6 +27,7 @@ from extractors.spec import Backbone, BackboneSpec, Encoded, EncoderSpec, Modali
 from extractors.store import FeatureStore
 from extractors.windows import WindowGrid
 from pipeline.core.errors import EnvironmentFault
+from workflows.bench_record import Figure
 from workflows.extract import extract
 
 SAMPLE_S = 0.05
@@ -71,6 +72,15 @@ class MemoryReport:
     def ratio(self) -> float:
         """Memory of the long file over that of the short one."""
         return self.long.peak_bytes / self.short.peak_bytes
+
+    def figures(self) -> list[Figure]:
+        """The report for machines."""
+        figures = [Figure("long file over short file", self.ratio, "1")]
+        for name, run in (("short", self.short), ("long", self.long)):
+            figures.append(Figure(f"{name} file, peak memory", run.peak_bytes / 1e6, "MB"))
+            figures.append(Figure(f"{name} file, wall", run.wall_seconds, "s"))
+            figures.append(Figure(f"{name} file, steps", run.steps, "1", "neither"))
+        return figures
 
     def format_table(self) -> str:
         """Both runs as text."""

@@ -55,6 +55,7 @@ def run_tasks(
     scheduler: str = "serial",
     workers: int | None = None,
     use_gpus: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> Generator[TaskResult[Item, Value], None, None]:
     """Run ``task`` on each item and yield results as they come.
 
@@ -66,10 +67,14 @@ def run_tasks(
         items: What it is given, one each: plain values that can be pickled.
         scheduler: ``serial`` runs in this process; ``dask`` starts worker processes on this
             machine; anything with ``://`` or a port is the address of a running Dask scheduler.
-        workers: Number of processes for ``dask``; None for one per core, or one per GPU.
+        workers: Number of processes for ``dask``; None for one per core, or one per GPU. On a
+            running cluster the number of workers that it may grow to: so many tasks are kept in
+            flight even while there are fewer, as an adaptive cluster starts workers only for
+            tasks that wait.
         use_gpus: Whether the task wants a GPU where there is one. ``dask`` then starts a process
             for each GPU of this machine, which sees that one only; on a running cluster only
             workers that offer the resource ``GPU`` get tasks, if any does.
+        announce: Called once with the address of the cluster's dashboard, where it has one.
 
     Yields:
         One result per item, in the order in which they end.
@@ -86,10 +91,9 @@ def run_tasks(
                 f"workers={workers} with the serial scheduler", hint="use --scheduler dask"
             )
         return (_guarded(task, item) for item in items)
-    if scheduler == "dask":
-        return _run_on_dask(task, items, address=None, workers=workers, use_gpus=use_gpus)
-    if ":" in scheduler:
-        return _run_on_dask(task, items, address=scheduler, workers=None, use_gpus=use_gpus)
+    if scheduler == "dask" or ":" in scheduler:
+        place = Place(None if scheduler == "dask" else scheduler, workers, use_gpus)
+        return _run_on_dask(task, items, place, announce)
     raise UsageError(
         f"unknown scheduler {scheduler!r}",
         hint="use serial, dask, or the address of a Dask scheduler such as tcp://10.0.0.1:8786",
@@ -123,13 +127,20 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where tasks run: see `run_tasks`; ``address`` is None for workers of our own."""
+
+    address: str | None
+    workers: int | None
+    use_gpus: bool
+
+
 def _run_on_dask(
     task: Callable[[Item], Value],
     items: Iterable[Item],
-    *,
-    address: str | None,
-    workers: int | None,
-    use_gpus: bool,
+    place: Place,
+    announce: Callable[[str], None] | None,
 ) -> Generator[TaskResult[Item, Value], None, None]:
     """Keep one task per worker in flight, so that a dying worker blames nobody else's.
 
@@ -137,14 +148,17 @@ def _run_on_dask(
     """
     from distributed import KilledWorker, as_completed
 
-    with _client(address, workers, use_gpus=use_gpus) as client:
+    with _client(place) as client:
+        if announce is not None and client.dashboard_link:
+            announce(str(client.dashboard_link))
+        at_least = place.workers if place.address is not None else None
         waiting = iter(items)
         running: dict[Any, Item] = {}
         done = as_completed(loop=client.loop)
-        resources = _resources(client) if use_gpus else None
+        resources = _resources(client) if place.use_gpus else None
         more = True
         while True:
-            width = _width(client, resources)
+            width = max(_width(client, resources), at_least or 0)
             while more and len(running) < width:
                 more = False
                 for item in waiting:
@@ -183,8 +197,11 @@ def _error_of(future: Any, client: Any) -> BaseException | None:
 
 
 @contextmanager
-def _client(address: str | None, workers: int | None, *, use_gpus: bool) -> Iterator[Any]:
-    """A client whose cluster has one worker at least."""
+def _client(place: Place) -> Iterator[Any]:
+    """A client whose cluster has one worker at least.
+
+    A cluster without workers is handed an empty task first: an adaptive one starts some for it.
+    """
     import dask
     from distributed import Client
 
@@ -192,21 +209,23 @@ def _client(address: str | None, workers: int | None, *, use_gpus: bool) -> Iter
         stack.enter_context(dask.config.set(_settings()))
         for name in QUIET:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told in results
-        if address is None:
-            cluster = stack.enter_context(_local_cluster(workers, use_gpus=use_gpus))
+        if place.address is None:
+            cluster = stack.enter_context(_local_cluster(place.workers, use_gpus=place.use_gpus))
             client = stack.enter_context(Client(cluster, set_as_default=False))
         else:
             try:
                 client = stack.enter_context(
-                    Client(address, timeout=CONNECT_S, set_as_default=False)
+                    Client(place.address, timeout=CONNECT_S, set_as_default=False)
                 )
             except (OSError, TimeoutError, ValueError) as error:
                 raise EnvironmentFault(
-                    f"no Dask scheduler answers at {address}",
+                    f"no Dask scheduler answers at {place.address}",
                     hint="check the address; dask scheduler prints it when it starts",
                 ) from error
         try:
+            wake = client.submit(int, pure=False)
             client.wait_for_workers(1, timeout=WORKERS_S)
+            wake.release()
         except TimeoutError as error:
             raise EnvironmentFault(
                 f"the Dask scheduler has had no worker for {WORKERS_S:g} s",

@@ -18,6 +18,7 @@ from extractors.media.probe import probe
 from extractors.registry import load_backbone
 from extractors.spec import Backbone
 from pipeline.core.errors import NothingMatchedError
+from workflows.bench_record import Figure
 
 FIRST = 3  # a clip counts as named when its class is among this many best names
 
@@ -95,6 +96,18 @@ class SoundReport:
     def named_below(self) -> float:
         """The same when names broader than the class do not take a place."""
         return sum(row.named_below for row in self.rows) / sum(row.clips for row in self.rows)
+
+    def figures(self) -> list[Figure]:
+        """The report for machines."""
+        figures = [
+            Figure("all names", self.named, "1", "higher"),
+            Figure("specific names", self.named_below, "1", "higher"),
+        ]
+        for row in self.rows:
+            share = row.named_below / row.clips
+            figures.append(Figure(f"{row.category}, specific names", share, "1", "higher"))
+            figures.append(Figure(f"{row.category}, clips", row.clips, "1", "neither"))
+        return figures
 
     def format_table(self) -> str:
         """The report as text."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,56 @@ class FrameSource(Protocol):
 
     def close(self) -> None:
         """End the decoder and free it, from the thread that iterates."""
+
+
+class OpenPicture(Protocol):
+    """A picture stream as `extractors.media.video.VideoReader` offers it."""
+
+    @property
+    def reader(self) -> str:
+        """Name of the reader."""
+        ...
+
+    @property
+    def fallback_reason(self) -> str:
+        """Why another reader was not used."""
+        ...
+
+    @property
+    def end(self) -> float:
+        """After iteration, the second up to which picture was decoded."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def __iter__(self) -> Iterator[FrameBlock]: ...
+
+
+class OpenSound(Protocol):
+    """A sound stream as `extractors.media.audio.AudioReader` offers it."""
+
+    @property
+    def reader(self) -> str:
+        """Name of the reader."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]: ...
 
 
 def block_length(width: int, height: int) -> int:

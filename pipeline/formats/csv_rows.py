@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.core.events import Detections
+from pipeline.core.events import Detections, Event
+from pipeline.formats.gather import gather, video_of
 
 COLUMNS = ("video", "label", "start", "end", "score")
 
@@ -22,3 +23,27 @@ def render(detections: Sequence[Detections], destination: Path | None = None) ->
             times = (f"{event.start:.3f}", f"{event.end:.3f}", f"{event.score:.4f}")
             rows.writerow((entry.video, event.label, *times))
     return text.getvalue()
+
+
+def parse(text: str, source: Path) -> list[Detections]:
+    """Rows under a header with ``label``, ``start`` and ``end``, in any order of columns.
+
+    Without ``video`` all rows are of one video with the name of the file, without ``score`` each
+    has 1. Videos without events are in no such file.
+
+    Raises:
+        ValueError: A column is missing, or a row is no event.
+    """
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    missing = {"label", "start", "end"} - set(rows.fieldnames or ())
+    if missing:
+        raise ValueError(f"its first line names no column {', '.join(sorted(missing))}")
+    found = []
+    for row in rows:
+        try:
+            score = row.get("score") or "1"
+            event = Event(float(row["start"]), float(row["end"]), row["label"], float(score))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"line {rows.line_num}: {error}") from error
+        found.append((row.get("video") or video_of(source), event))
+    return gather(found)

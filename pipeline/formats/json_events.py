@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.core.events import Detections
+from pipeline.core.events import Detections, Event, sort_events
 
 FORMAT = "davel-events"
 VERSION = 1
@@ -34,3 +34,30 @@ def render(detections: Sequence[Detections], destination: Path | None = None) ->
     ]
     value = {"format": FORMAT, "version": VERSION, "videos": videos}
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def parse(text: str, source: Path) -> list[Detections]:
+    """Inverse of `render`, to the last of its decimals; curves are in no file.
+
+    Raises:
+        ValueError: Another format or version, or an event that is none.
+        KeyError: Something is missing.
+    """
+    value = json.loads(text)
+    if value["format"] != FORMAT:
+        raise ValueError(f"its format is {value['format']!r} and not {FORMAT!r}")
+    if value["version"] != VERSION:
+        raise ValueError(f"its version is {value['version']}, this program reads {VERSION}")
+    return [
+        Detections(
+            str(entry["video"]),
+            float(entry["duration"]),
+            sort_events(
+                Event(float(e["start"]), float(e["end"]), str(e["label"]), float(e["score"]))
+                for e in entry["events"]
+            ),
+            str(entry["detector"]),
+            tuple(map(str, entry["notes"])),
+        )
+        for entry in value["videos"]
+    ]

@@ -9,9 +9,8 @@ from typing import TextIO
 from pipeline.core.atomic import write_text
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Detections
+from pipeline.formats.gather import MARK
 from pipeline.formats.table import Writer, format_writer
-
-MARK = ".events"  # so that nothing that lies beside the user's video is ever overwritten
 
 
 def write(detections: Sequence[Detections], format: str, destination: Path | TextIO) -> None:

@@ -25,7 +25,8 @@ from pipeline.core.errors import PipelineError
 from workflows.extract import extract
 if __name__ == "__main__":
     try:
-        report = extract([sys.argv[1]], sys.argv[2], backbone=SLOW_TOY, scheduler=sys.argv[3])
+        report = extract([sys.argv[1]], sys.argv[2], backbone=SLOW_TOY, scheduler=sys.argv[3],
+                         workers=int(sys.argv[4]) or None)
     except KeyboardInterrupt:
         sys.exit(130)
     except PipelineError as error:
@@ -41,13 +42,13 @@ def environment(delay: float) -> dict[str, str]:
 
 
 def start_extract(
-    videos: Path, out: Path, *, scheduler: str = "serial", delay: float = 0.05
+    videos: Path, out: Path, *, scheduler: str = "serial", delay: float = 0.05, workers: int = 0
 ) -> subprocess.Popen[str]:
     """One job; its process leads a group of its own."""
     script = out.parent / "extract_slow_toy.py"
     script.write_text(SCRIPT)
     return subprocess.Popen(
-        [sys.executable, str(script), str(videos), str(out), scheduler],
+        [sys.executable, str(script), str(videos), str(out), scheduler, str(workers)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,14 +73,27 @@ class Cluster:
         workers: Number of workers.
         delay: See `environment`.
         offer: Resources that each worker offers, as on the command line.
+        options: Further words for each worker's command line.
+        dashboard: Whether the scheduler has one.
     """
 
     def __init__(
-        self, folder: Path, *, workers: int = 2, delay: float = 0.05, offer: str = ""
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        delay: float = 0.05,
+        offer: str = "",
+        options: Sequence[str] = (),
+        dashboard: bool = False,
     ) -> None:
         self.folder = folder
         self._delay = delay
         self._offer = offer
+        self._options = options
+        self._dashboard = (
+            ["--dashboard-address", "127.0.0.1:0"] if dashboard else ["--no-dashboard"]
+        )
         self._processes: list[subprocess.Popen[bytes]] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -97,7 +111,7 @@ class Cluster:
 
     def _start_scheduler(self) -> subprocess.Popen[bytes]:
         port = self.address.rpartition(":")[2]
-        return self._start(["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"])
+        return self._start(["scheduler", "--host", "127.0.0.1", "--port", port, *self._dashboard])
 
     def add_worker(self) -> subprocess.Popen[bytes]:
         """Start one more worker; its nanny starts it again when it dies."""
@@ -105,6 +119,7 @@ class Cluster:
         words = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
         words += ["--local-directory", str(scratch)]
         words += ["--resources", self._offer] if self._offer else []
+        words += self._options
         return self._start(words)
 
     def kill_a_worker(self, number: int) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from extractors.store import FeatureStore
 from fixtures.backbones import TOY
-from fixtures.media import run_ffmpeg
 from tests.torture import sized
 from tests.torture.processes import (
     Cluster,
@@ -23,40 +22,8 @@ from tests.torture.processes import (
     start_extract,
     wait_for,
 )
+from tests.torture.stores import assert_same
 from workflows.extract import extract
-
-COLOURS = ("lime", "blue", "gray", "white", "orange", "purple")
-
-
-@pytest.fixture(scope="session")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    for number, colour in enumerate(COLOURS):
-        picture = ["-f", "lavfi", "-i", f"color={colour}:s=64x48:r=10:d=2"]
-        sound = ["-f", "lavfi", "-i", f"sine={200 * (number + 1)}:d=2", "-c:a", "aac"]
-        codec = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
-        run_ffmpeg(*picture, *sound, *codec, folder / f"{colour}.mp4")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    out = tmp_path_factory.mktemp("undisturbed") / "features"
-    assert extract([videos], out, backbone=TOY).exit_code == 0
-    return FeatureStore.open(out)
-
-
-def assert_same(out: Path, expected: FeatureStore) -> None:
-    """Array for array, bit for bit, and nothing of it damaged."""
-    store = FeatureStore.open(out)
-    assert store.ids() == expected.ids()
-    for id in expected.ids():
-        one, other = store.read(id), expected.read(id)
-        assert one.summary == other.summary
-        for name, array in other.arrays.items():
-            assert one.arrays[name].tobytes() == array.tobytes(), (id, name)
-    assert list(store.verify()) == []
-    assert not list(out.rglob("*.tmp*"))
 
 
 def finish(videos: Path, out: Path) -> None:

@@ -132,6 +132,12 @@ def test_bfloat16_steps_are_measured_too() -> None:
     assert len(told["cpu"]) == TINY.iterations
 
 
+def test_steps_of_clasp_are_measured_too() -> None:
+    told = measure_here(replace(TINY, method="clasp"))
+    assert len(told["cpu"]) == TINY.iterations and min(told["cpu"]) > 0
+    assert told["assignment"] == 0, "it has no segments to assign"
+
+
 def test_a_child_that_fails_says_why() -> None:
     with pytest.raises(EnvironmentFault, match=r"failed: .*do not split into"):
         measure_step(replace(TINY, channels=18))

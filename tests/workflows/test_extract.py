@@ -457,3 +457,31 @@ def test_the_report_is_json_and_a_table() -> None:
 
 def test_a_slow_toy_gives_what_the_toy_gives() -> None:
     assert SLOW_TOY.spec == TOY.spec == DEADLY_TOY.spec
+
+
+def test_a_video_whose_holder_dies_during_the_run_is_not_left_undone(
+    videos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker that its scheduler has given up, and that is still at the video."""
+    FeatureStore.create(out, TOY.spec)
+    script = (
+        "import sys, time\nfrom extractors.store import FeatureStore\n"
+        "with FeatureStore.open(sys.argv[1]).claim('green.mp4'):\n"
+        "    print('held', flush=True)\n    time.sleep(600)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert child.stdout is not None and child.stdout.readline()
+    settle = extract_module._orphans
+
+    def end_the_holder(jobs, rows, store):
+        assert {row.reason for row in rows if row.id == "green.mp4"} == {extract_module.BUSY}
+        child.kill()
+        child.wait()
+        return settle(jobs, rows, store)
+
+    monkeypatch.setattr(extract_module, "_orphans", end_the_holder)
+    report = run(videos, out=out)
+    child.stdout.close()
+    assert outcomes(report) == dict.fromkeys(sorted(CLIPS), "done")
