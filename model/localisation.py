@@ -73,7 +73,7 @@ class SequenceActivation:
             ValueError: The sequence has no step.
         """
         self._buffer.finish()
-        return _join(self._pieces, self._starts, self._chunk)
+        return join_pieces(self._pieces, self._starts, chunk=self._chunk)
 
     def _look(self, start: int, inputs: tuple[Tensor, ...]) -> None:
         device = next(self._model.parameters()).device
@@ -116,8 +116,16 @@ def activate_sequence(
     return sequence.finish()
 
 
-def _join(pieces: Sequence[VideoActivation], starts: Sequence[int], chunk: int) -> VideoActivation:
-    """Pieces side by side, cut in the middle of what neighbours share."""
+def join_pieces(
+    pieces: Sequence[VideoActivation], starts: Sequence[int], *, chunk: int
+) -> VideoActivation:
+    """Pieces side by side, cut in the middle of what neighbours share.
+
+    Args:
+        pieces: At least one.
+        starts: First step of each.
+        chunk: Steps of a piece, but for the last.
+    """
     middles = [(following + start + chunk) // 2 for start, following in pairwise(starts)]
     cuts = [0, *middles, starts[-1] + len(pieces[-1].valid)]
 

@@ -97,6 +97,24 @@ def cross_checks(recipe: Recipe) -> list[str]:
         found.append(f"optim.min_lr={optim.min_lr} is above optim.lr={optim.lr}")
     if infer.overlap >= infer.chunk:
         found.append(f"infer.overlap={infer.overlap} is not below infer.chunk={infer.chunk}")
+    return found + _semi_weak_checks(recipe)
+
+
+def _semi_weak_checks(recipe: Recipe) -> list[str]:
+    """What does not fit to training on few segments."""
+    wanted, found = recipe.semi_weak, []
+    if wanted.strong_fraction == 1:
+        return []
+    share = f"semi_weak.strong_fraction={wanted.strong_fraction:g}"
+    if not wanted.teacher:
+        found.append(f"{share} needs semi_weak.teacher, the recipe or checkpoint of a weak model")
+    if recipe.model.method != "loco":
+        found.append(f"{share} is of no use to model.method={recipe.model.method}: use loco")
+    if recipe.data.validation:
+        found.append(
+            f"{share} leaves no segments of data.validation={recipe.data.validation} to choose "
+            "an epoch by: leave it empty"
+        )
     return found
 
 

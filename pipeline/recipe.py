@@ -295,6 +295,25 @@ class LocaliseConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SemiWeakConfig:
+    """LoCo from few segments: a weak model's events stand in for those of all other videos.
+
+    Attributes:
+        teacher: At most one: the checkpoint of a weak model (``.safetensors``), or the recipe of
+            one, which is then trained first, on the same data with the same seed. None trains on
+            all segments, as ever.
+        strong_fraction: Share of the training videos whose segments are read.
+        min_score: Weaker events of the teacher are left out.
+    """
+
+    teacher: tuple[Path, ...] = _limited(
+        (), Limit("one recipe or checkpoint, or none", lambda paths: len(paths) <= 1)
+    )
+    strong_fraction: float = _between(1.0, 0, 1)
+    min_score: float = _between(0.35, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class OptimConfig:
     """Gradient steps with linear warm-up, then cosine, both by iteration.
 
@@ -434,6 +453,7 @@ class Recipe:
         loss: LoCo's losses.
         clasp: What CLASP has of its own.
         localise: From CLASP's activation to events.
+        semi_weak: Training on few segments.
         optim: How it is trained.
         train: How the data is shown.
         infer: From points to events.
@@ -449,6 +469,7 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     clasp: ClaspConfig = field(default_factory=ClaspConfig)
     localise: LocaliseConfig = field(default_factory=LocaliseConfig)
+    semi_weak: SemiWeakConfig = field(default_factory=SemiWeakConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     infer: InferConfig = field(default_factory=InferConfig)

@@ -19,6 +19,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,7 @@ DUPLICATE_S = 1e-3  # two events of a class whose ends are so near are one (UnAV
 SHOWN = 20  # problems that an error names
 
 BadRows = Literal["error", "drop"]
-Segments = Literal["read", "ignore"]
+Segments = Literal["read", "ignore"] | AbstractSet[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def load_annotations(
         bad_rows: ``error`` refuses a file with impossible rows; ``drop`` leaves them out and says
             so in the notes. Conflicts between labels and label ids are always refused.
         segments: ``ignore`` looks at no segment, which then may be missing or wrong, and gives
-            each video its classes alone.
+            each video its classes alone. A set of ids looks at those of these videos.
 
     Raises:
         ConfigError: The file cannot be read, is of another layout, or has wrong rows; each is
@@ -201,13 +202,18 @@ class _Check:
         for index, row in enumerate(rows):
             where = f"video {id!r}, row {index}"
             label = self._label(row, where)
-            if label is not None and self.segments == "ignore":
+            if label is not None and self._is_ignored(id):
                 labels.append(label)
             elif label is not None:
                 self._row(events, label, row, duration, where)
         self.videos[id] = VideoLabels(
             subset.lower(), duration, tuple(events), tuple(dict.fromkeys(labels))
         )
+
+    def _is_ignored(self, id: str) -> bool:
+        if isinstance(self.segments, str):
+            return self.segments == "ignore"
+        return id not in self.segments
 
     def _label(self, row: Any, where: str) -> str | None:
         label = row.get("label") if isinstance(row, dict) else None

@@ -54,6 +54,7 @@ def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tup
             "modalities": recipe.data.modalities,
             "decoding": asdict(decoding_settings(recipe)),
             **_localisation_data(recipe),
+            **_semi_weak_data(recipe),
         },
         licence=recipe.output.licence,
         command=f"pipeline run --stage train --config {recipe.source}",
@@ -116,3 +117,9 @@ def localisation_settings(recipe: Recipe) -> LocalisationSettings:
 def _localisation_data(recipe: Recipe) -> dict[str, Any]:
     """What the card of a CLASP keeps of it."""
     return {"localise": asdict(recipe.localise)} if recipe.model.method == "clasp" else {}
+
+
+def _semi_weak_data(recipe: Recipe) -> dict[str, Any]:
+    """What the card says of training on few segments."""
+    wanted = recipe.semi_weak
+    return {"strong_fraction": wanted.strong_fraction} if wanted.teacher else {}

@@ -16,6 +16,7 @@ import yaml
 
 from pipeline.core.errors import NothingMatchedError
 from pipeline.core.events import Detections, Event
+from workflows.bench_record import Figure
 from workflows.detect import Detector, load_detector
 
 TABLE = "real_clips.yaml"
@@ -121,6 +122,20 @@ class ClipsReport:
     def counted(self) -> tuple[ClipResult, ...]:
         """Results of the clips that count."""
         return tuple(result for result in self.results if result.clip.counted)
+
+    def figures(self) -> list[Figure]:
+        """The report for machines."""
+        counted = self.counted
+        alarms = [alarm for result in self.results for alarm in result.false_alarms]
+        absent = sum(not alarm.inside for alarm in alarms)
+        return [
+            Figure("clips", len(counted), "1", "neither"),
+            Figure("clips of a known class", sum(bool(r.known) for r in counted), "1", "neither"),
+            Figure("best event right", sum(result.right for result in counted), "1", "higher"),
+            Figure("mean tIoU of the best event", _mean_tiou(counted), "1", "higher"),
+            Figure("events of an absent class", absent, "1"),
+            Figure("events that reach too far", len(alarms) - absent, "1"),
+        ]
 
     def format_table(self) -> str:
         """The report as text: one row per clip, then false alarms, then the sums."""
@@ -237,6 +252,11 @@ def judge(clip: Clip, found: Detections, known: Sequence[str]) -> ClipResult:
         tiou=max(overlaps, default=0.0),
         false_alarms=tuple(alarms),
     )
+
+
+def _mean_tiou(results: Sequence[ClipResult]) -> float:
+    """Of all clips; a clip whose best event is wrong counts as 0."""
+    return sum(r.tiou for r in results if r.right) / max(1, len(results))
 
 
 def _tiou(event: Event, truth: Presence, duration: float) -> float:

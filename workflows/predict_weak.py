@@ -19,8 +19,7 @@ from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from model.localisation import SequenceActivation, VideoActivation
 from pipeline.core.events import Curves, Event
-from workflows.agreement import once
-from workflows.localise import segment_events
+from workflows.localise import once, segment_events
 from workflows.piecewise import PLAIN_CURVES, block_of, stored_blocks
 
 AGREEMENT = "agreement of sound and picture"

@@ -7,8 +7,9 @@ to have.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pipeline.core.events import Event
@@ -17,19 +18,28 @@ from workflows.annotations import VideoLabels
 Find = Callable[[str], list[Event]]
 
 
-def strong_ids(ids: Iterable[str], *, fraction: float, seed: int) -> set[str]:
-    """The videos whose segments are taken as known: a random share of them, the same for a seed.
+def strong_ids(videos: Mapping[str, VideoLabels], *, fraction: float, seed: int) -> set[str]:
+    """The videos whose segments are taken as known: a share of them, the same for a seed.
 
-    A larger fraction with the same seed contains a smaller one.
+    A random order of all videos is cut off where the share ends, so a larger share with the same
+    seed contains a smaller one. In front stand those that show every class once: each time the
+    video with most classes that none before it has.
 
     Args:
-        ids: All videos.
-        fraction: Share in [0, 1]; rounded to whole videos.
+        videos: By id; only their classes are read.
+        fraction: Share in [0, 1]; rounded to whole videos, to one at least where it is not 0.
         seed: Decides which.
     """
-    order = sorted(ids)
+    order = sorted(videos)
     random.Random(seed).shuffle(order)  # noqa: S311 - no secret
-    return set(order[: round(fraction * len(order))])
+    count = max(round(fraction * len(order)), min(len(order), math.ceil(fraction)))
+    open_classes = {label for video in videos.values() for label in video.classes}
+    first: dict[str, None] = {}
+    while open_classes and len(first) < count:
+        best = max(order, key=lambda id: len(open_classes.intersection(videos[id].classes)))
+        first[best] = None
+        open_classes.difference_update(videos[best].classes)
+    return set(list(dict.fromkeys([*first, *order]))[:count])
 
 
 def pseudo_label(

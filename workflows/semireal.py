@@ -9,28 +9,27 @@ Shapes: T steps, K classes of a net, C joint classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import av
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from extractors.media.audio import open_audio
-from extractors.media.probe import probe
 from extractors.registry import load_backbone
-from extractors.spec import Backbone
 from extractors.windows import WindowGrid
 from model.agreement import log_odds
-from pipeline.core.errors import NothingMatchedError
 from pipeline.core.events import Event
 from workflows.agreement import AgreementScorer, AgreementSettings
+from workflows.anchored import AnchoredScorer, AnchoredSettings
+from workflows.bench_record import Figure
 from workflows.joint_classes import JointTable, load_joint_table
+from workflows.joint_scan import RowScorer
+from workflows.semireal_kit import Floats, Kit, load_kit
 
 TABLE = "semireal.yaml"
 PARTS = 6  # stretches in a made timeline
@@ -38,16 +37,7 @@ MATCHED = 0.45  # share of stretches whose sound and picture are of one category
 HIT_TIOU = 0.3
 NEWTON_STEPS = 50
 
-Floats = NDArray[np.float32]
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Kit:
-    """Class scores of the kit, by category: (T, K) for each sound, (K,) for each picture."""
-
-    sounds: Mapping[str, Sequence[Floats]]
-    pictures: Mapping[str, Sequence[Floats]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +71,8 @@ class SemirealReport:
         vision_fit: Slope, midpoint in uninformed shares, and exponent of a group's size.
         curve: Smallest score, precision, recall and F at tIoU 0.3.
         settings: Settings that the curve was made with.
+        method: The detector of the curve, by its name in `workflows.detect.METHODS`.
+        min_score: What the detector takes for the smallest score by itself.
     """
 
     sounds: int
@@ -89,6 +81,24 @@ class SemirealReport:
     vision_fit: tuple[float, float, float]
     curve: tuple[tuple[float, float, float, float], ...]
     settings: AgreementSettings
+    method: str
+    min_score: float
+
+    def figures(self) -> list[Figure]:
+        """The report for machines."""
+        fits = {
+            "sound net": zip(("slope", "midpoint"), self.audio_fit, strict=True),
+            "picture net": zip(("slope", "midpoint", "exponent"), self.vision_fit, strict=True),
+        }
+        figures = [
+            Figure(f"{net}, {name}", value, "1", "neither")
+            for net, fit in fits.items()
+            for name, value in fit
+        ]
+        for score, precision, recall, f in self.curve:
+            for name, value in (("precision", precision), ("recall", recall), ("F", f)):
+                figures.append(Figure(f"score >= {score:.2f}, {name}", value, "1", "higher"))
+        return figures
 
     def format_table(self) -> str:
         """The report as text."""
@@ -99,8 +109,8 @@ class SemirealReport:
             f"sound net:   slope {slope:.2f}, even chance at a score of {midpoint:.4f}",
             f"picture net: slope {v_slope:.2f}, even chance at {share:.2f} of the uninformed share "
             f"n / K, for groups of n classes (n to the power {exponent:.2f})",
-            f"prior {self.settings.prior}, outer {self.settings.recipe.outer}, "
-            f"smallest score in use {self.settings.min_score}",
+            f"method {self.method}, prior {self.settings.prior}, "
+            f"smallest score in use {self.min_score}",
             "",
             f"{'score >=':>8} {'precision':>9} {'recall':>7} {'F':>6}   (tIoU {HIT_TIOU})",
         ]
@@ -111,6 +121,7 @@ class SemirealReport:
 def measure_semireal(
     folder: Path,
     *,
+    method: str = "agreement",
     device: str = "auto",
     settings: AgreementSettings | None = None,
     timelines: int = 200,
@@ -120,8 +131,9 @@ def measure_semireal(
 
     Args:
         folder: The kit.
+        method: ``agreement``, or ``clasp`` for anchors on its scores.
         device: Torch device of the encoders.
-        settings: For the timelines; the detector's own when omitted.
+        settings: Of the scores, for the timelines; the detector's own when omitted.
         timelines: How many are made.
         seed: Of the choice of sounds and pictures.
 
@@ -131,6 +143,7 @@ def measure_semireal(
     backbone = load_backbone("lite", device=device)
     table = load_joint_table(backbone.audio.class_names, backbone.vision.class_names)
     settings = settings or AgreementSettings()
+    scorers, min_score = SCORERS[method](table, settings)
     kit, truth = load_kit(folder, backbone), load_truth()
     made = make_timelines(kit, truth, timelines, np.random.default_rng(seed))
     return SemirealReport(
@@ -138,60 +151,38 @@ def measure_semireal(
         pictures=sum(map(len, kit.pictures.values())),
         audio_fit=fit_audio(kit, truth, table),
         vision_fit=fit_vision(kit, truth, table),
-        curve=score_curve(made, table, settings, backbone.spec.grid),
+        curve=score_curve(made, scorers, backbone.spec.grid),
         settings=settings,
+        method=method,
+        min_score=min_score,
     )
+
+
+Scorers = Callable[[], RowScorer]
+"""Makes a fresh scorer, which reports events of any score."""
+
+
+def agreement_scorers(table: JointTable, settings: AgreementSettings) -> tuple[Scorers, float]:
+    """The agreement detector, and its own smallest score."""
+    loose = replace(settings, min_score=settings.recipe.min_score)
+    return lambda: AgreementScorer(table, loose), settings.min_score
+
+
+def clasp_scorers(table: JointTable, settings: AgreementSettings) -> tuple[Scorers, float]:
+    """CLASP without training on the agreement detector's scores, and its own smallest score."""
+    own, nets = AnchoredSettings(), AgreementScorer(table, settings)
+    loose = replace(own, min_score=own.recipe.min_score)
+    return lambda: AnchoredScorer(table.labels, nets.probabilities, loose), own.min_score
+
+
+SCORERS = {"agreement": agreement_scorers, "clasp": clasp_scorers}
+"""Methods that `measure_semireal` knows."""
 
 
 def load_truth() -> Truth:
     """The committed table of categories."""
     text = resources.files("workflows").joinpath("data", TABLE).read_text(encoding="utf-8")
     return Truth(**yaml.safe_load(text))
-
-
-def load_kit(folder: Path, backbone: Backbone) -> Kit:
-    """Encode every sound and picture of the kit."""
-    sounds = {
-        path.name: [_encode_sound(file, backbone) for file in sorted(path.iterdir())]
-        for path in _folders(folder / "audio")
-    }
-    pictures = {
-        path.name: [_encode_picture(file, backbone) for file in sorted(path.iterdir())]
-        for path in _folders(folder / "images")
-    }
-    if not sounds or not pictures:
-        raise NothingMatchedError(
-            f"{folder} holds no sounds or no pictures",
-            hint="give a folder with audio/CATEGORY/* and images/CATEGORY/*",
-        )
-    return Kit(sounds, pictures)
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(item for item in path.iterdir() if item.is_dir()) if path.is_dir() else []
-
-
-def _encode_sound(file: Path, backbone: Backbone) -> Floats:
-    """(T, K) scores of the whole windows of a sound; of one padded window if it is shorter."""
-    grid = backbone.spec.grid
-    with open_audio(probe(file), sample_rate=grid.sample_rate) as reader:
-        samples = np.concatenate(list(reader))
-    samples = np.pad(samples, (0, max(0, grid.window_samples - len(samples))))
-    windows = np.lib.stride_tricks.sliding_window_view(samples, grid.window_samples)
-    scores = backbone.audio.embed(np.ascontiguousarray(windows[:: grid.stride_samples])).scores
-    assert scores is not None
-    return scores
-
-
-def _encode_picture(file: Path, backbone: Backbone) -> Floats:
-    """(K,) scores of a picture, scaled up to what the net wants."""
-    with av.open(str(file)) as container:
-        frame = next(container.decode(video=0))
-    width, height = backbone.vision.frame_size(frame.width, frame.height)
-    pixels = frame.reformat(width, height, "rgb24", interpolation="BILINEAR").to_ndarray()
-    scores = backbone.vision.embed(pixels[None]).scores
-    assert scores is not None
-    return scores[0]
 
 
 def fit_audio(kit: Kit, truth: Truth, table: JointTable) -> tuple[float, float]:
@@ -283,14 +274,20 @@ def _timeline(
     kit: Kit, truth: Truth, parts: Sequence[tuple[str, str]], random: np.random.Generator
 ) -> Timeline:
     audio, vision, events, first = [], [], [], 0
+    heard, seen = [], []  # embeddings
     for sound, picture in parts:
-        heard = _choose(kit.sounds[sound], random)
-        seen = _choose(kit.pictures[picture], random)
-        audio.append(heard)
-        vision.append(np.repeat(seen[None], len(heard), axis=0))
+        own_sound = int(random.integers(len(kit.sounds[sound])))
+        own_picture = int(random.integers(len(kit.pictures[picture])))
+        scores = kit.sounds[sound][own_sound]
+        audio.append(scores)
+        vision.append(np.repeat(kit.pictures[picture][own_picture][None], len(scores), axis=0))
+        if kit.sound_embeddings:
+            heard.append(kit.sound_embeddings[sound][own_sound])
+            shown = kit.picture_embeddings[picture][own_picture]
+            seen.append(np.repeat(shown[None], len(scores), axis=0))
         if sound == picture:
-            events.append((first, first + len(heard), frozenset(truth.both(sound, picture))))
-        first += len(heard)
+            events.append((first, first + len(scores), frozenset(truth.both(sound, picture))))
+        first += len(scores)
     there = np.ones(first, dtype=bool)
     rows = {
         "audio_scores": np.concatenate(audio),
@@ -298,11 +295,13 @@ def _timeline(
         "audio_mask": there,
         "vision_mask": there,
     }
+    if heard:
+        rows |= {"audio": np.concatenate(heard), "vision": np.concatenate(seen)}
     return Timeline(rows, tuple(events))
 
 
 def score_curve(
-    made: Sequence[Timeline], table: JointTable, settings: AgreementSettings, grid: WindowGrid
+    made: Sequence[Timeline], scorers: Scorers, grid: WindowGrid
 ) -> tuple[tuple[float, float, float, float], ...]:
     """Precision, recall and F of all classes together at each smallest score.
 
@@ -310,11 +309,10 @@ def score_curve(
     no hit yet; a second name for the same stretch counts as a false alarm.
     """
     step = WindowGrid(Fraction(1), 1, 1, grid.sample_rate)  # one step a second: step k is [k, k+1)
-    loose = replace(settings, min_score=settings.recipe.min_score)
     found: list[tuple[float, bool]] = []
     for timeline in made:
-        scorer = AgreementScorer(table, loose)
-        scorer.add(timeline.rows)
+        scorer = scorers()
+        scorer.add(dict(timeline.rows))
         events, _ = scorer.finish(step, float(len(timeline.rows["audio_mask"])))
         waiting = list(timeline.events)
         for event in events:  # best first

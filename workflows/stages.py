@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from typing import Any, Literal, cast
 
 from extractors.device import select_device
 from extractors.media.video import ReaderChoice
+from extractors.network import network
 from extractors.records import fingerprint
-from extractors.registry import backbone_spec
+from extractors.registry import check_backbone
 from extractors.store import FeatureStore
 from model.build import Network
 from model.checkpoint import Card, load_network
@@ -21,11 +23,11 @@ from model.clasp import CLASP
 from model.loco import LoCo
 from pipeline.config import dump_recipe
 from pipeline.core.atomic import write_json, write_text
-from pipeline.core.errors import CheckpointError, ConfigError, MediaError
+from pipeline.core.errors import CheckpointError, MediaError
 from pipeline.core.events import Detections
 from pipeline.formats import format_writer, write_folder
 from pipeline.recipe import Recipe
-from workflows.annotations import Annotations, BadRows, load_annotations
+from workflows.annotations import Annotations
 from workflows.build import build_model, decoding_settings, train_settings
 from workflows.dataset import SplitDataset
 from workflows.evaluate import evaluate_split, results_json, truth_of
@@ -33,8 +35,22 @@ from workflows.extract import extract
 from workflows.inputs import MediaItem, find_media
 from workflows.metrics import best_threshold
 from workflows.predict import Predictor, TrainedDetector
+from workflows.semi_weak import (
+    is_semi_weak,
+    semi_weak_labels,
+    teacher_checkpoint,
+    teacher_recipe,
+)
+from workflows.stage_data import (
+    complete,
+    describe_training,
+    is_plain_list,
+    is_weak,
+    load_inputs,
+    load_labels,
+    plain_split,
+)
 from workflows.train import train
-from workflows.video_labels import load_video_labels
 from workflows.weak_stages import (
     evaluate_weak,
     video_validator,
@@ -84,7 +100,13 @@ class StagesReport:
 
 
 def run_stages(
-    recipe: Recipe, *, stage: str = "all", resume: bool = False, device: str = "auto"
+    recipe: Recipe,
+    *,
+    stage: str = "all",
+    resume: bool = False,
+    device: str = "auto",
+    weights_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
 ) -> StagesReport:
     """Run one stage of a recipe, or all in order.
 
@@ -93,6 +115,8 @@ def run_stages(
         stage: ``extract``, ``train``, ``eval``, ``detect`` or ``all``.
         resume: Continue a training that stopped.
         device: Where encoders and model run.
+        weights_dir: Folder in which the backbone's weights are looked for first.
+        offline: Whether the network is forbidden; None leaves it to ``PIPELINE_OFFLINE``.
 
     Raises:
         ConfigError: The recipe or the annotations do not fit.
@@ -101,26 +125,29 @@ def run_stages(
         CheckpointError: There is no checkpoint to evaluate or to detect with.
     """
     folder = recipe.output.folder
-    backbone_spec(recipe.backbone.name)  # whatever is wrong is said before the first hour of work
+    check_backbone(recipe.backbone.name)  # whatever is wrong is said before the first hour of work
     for name in recipe.detect.formats:
         format_writer(name)
     if stage in ("train", "eval", "all"):
-        _load_labels(recipe, weak=_is_weak(recipe))
+        load_labels(recipe, weak=is_weak(recipe) or is_semi_weak(recipe))
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     runs: dict[Stage, Callable[[], StageRow]] = {
-        "extract": lambda: _extract(recipe, device=device),
+        "extract": lambda: _extract(recipe, device=device, weights_dir=weights_dir),
         "train": lambda: _train(recipe, device=device, resume=resume),
         "eval": lambda: _evaluate(recipe, device=device),
-        "detect": lambda: _detect(recipe, device=device),
+        "detect": lambda: _detect(recipe, device=device, weights_dir=weights_dir),
     }
     chosen = ORDER if stage == "all" else [name for name in ORDER if name == stage]
     report = StagesReport()
-    for name in chosen:
-        report.rows.append(runs[name]())
+    with network(offline=offline):
+        for name in chosen:
+            report.rows.append(runs[name]())
     return report
 
 
-def _extract(recipe: Recipe, *, device: str) -> StageRow:
+def _extract(
+    recipe: Recipe, *, device: str, weights_dir: str | os.PathLike[str] | None
+) -> StageRow:
     """The store resumes by itself, file by file."""
     if not recipe.data.videos:
         return StageRow("extract", "left out", "the recipe names no data.videos")
@@ -132,22 +159,24 @@ def _extract(recipe: Recipe, *, device: str) -> StageRow:
         scheduler=recipe.backbone.scheduler,
         workers=recipe.backbone.workers or None,
         reader=recipe.backbone.reader,
+        weights_dir=weights_dir,
     )
     failed = sum(report.counts.get(name, 0) for name in ("failed", "quarantined"))
     return StageRow("extract", "done", report.format_table(), failed)
 
 
 def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
-    weak = _is_weak(recipe)
-    labels, store = _inputs(recipe, weak=weak)
-    split = weak_split if weak else _split
-    data = _complete(recipe, split(recipe, labels, store, recipe.data.train))
+    weak = is_weak(recipe)
+    labels, store, teacher = _training_labels(recipe, device=device, resume=resume)
+    split = weak_split if weak else plain_split
+    data = complete(recipe, split(recipe, labels, store, recipe.data.train))
     checks = None
-    if recipe.data.validation and not (weak and _is_plain_list(recipe)):
-        checks = _complete(recipe, split(recipe, labels, store, recipe.data.validation))
+    if recipe.data.validation and not (weak and is_plain_list(recipe)):
+        checks = complete(recipe, split(recipe, labels, store, recipe.data.validation))
     ids = data.stored_ids + (checks.stored_ids if checks else [])
-    sections = ("data", "model", "loss", "clasp", "localise", "optim", "train", "infer")
-    mark = _fingerprint(recipe, store, ids, sections)
+    decisive = ["data", "model", "loss", "clasp", *(["semi_weak"] if teacher else [])]
+    sections = [*decisive, "localise", "optim", "train", "infer"]
+    mark = _fingerprint(recipe, store, ids, sections, *teacher)
     if _is_unchanged(recipe, "train", mark, "best.safetensors"):
         return StageRow("train", "unchanged")
     chosen = select_device(device)
@@ -155,7 +184,7 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     validate = None
     if checks:
         validate = (video_validator if weak else _validator)(recipe, checks, card)
-    _say(_training_set(recipe, data))
+    _say(describe_training(recipe, data))
     state = train(
         model,
         data,
@@ -165,7 +194,7 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
         validate=validate,
         device=chosen,
         resume=resume,
-        inputs=_fingerprint(recipe, store, ids, ("data", "model", "loss", "clasp")),
+        inputs=_fingerprint(recipe, store, ids, decisive, *teacher),
         tensorboard=recipe.train.tensorboard,
         report=_say,
     )
@@ -179,29 +208,32 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     return StageRow("train", "done", "\n".join(lines))
 
 
-def _training_set(recipe: Recipe, data: SplitDataset) -> str:
-    if _is_weak(recipe):
-        labels = sum(len(video.classes) for video in data.videos.values())
-        return f"training on {len(data)} videos with {labels} labels; no segment is read"
-    events = sum(len(video.events) for video in data.videos.values())
-    text = f"training on {len(data)} videos with {events} events"
-    lost = data.unreachable(recipe.model.levels)
-    if lost:
-        text += f"; {lost} are too short for any point of the pyramid to answer for them"
-    if data.dropped:
-        text += f"; {data.dropped} start after the end of their video and were dropped"
-    if data.clipped:
-        text += f"; {data.clipped} end after the end of their video and were clipped"
-    return text
+def _training_labels(
+    recipe: Recipe, *, device: str, resume: bool
+) -> tuple[Annotations, FeatureStore, list[Path]]:
+    """What there is to learn from; in semi-weak training also the teacher it comes from.
+
+    The teacher is trained first where it is a recipe.
+    """
+    if not is_semi_weak(recipe):
+        return *load_inputs(recipe, weak=is_weak(recipe)), []
+    labels, store = load_inputs(recipe, weak=True)
+    if (teacher := teacher_recipe(recipe)) is not None:
+        _say("training the teacher")
+        write_text(teacher.output.folder / "recipe.yaml", dump_recipe(teacher))
+        _train(teacher, device=device, resume=resume)
+    data = complete(recipe, weak_split(recipe, labels, store, recipe.data.train))
+    labels = semi_weak_labels(recipe, labels, store, data, device=select_device(device))
+    return labels, store, [teacher_checkpoint(recipe)]
 
 
 def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
-    if not recipe.data.test or _is_plain_list(recipe):
-        reason = "has no segments" if _is_plain_list(recipe) else "has no subset data.test"
+    if not recipe.data.test or is_plain_list(recipe):
+        reason = "has no segments" if is_plain_list(recipe) else "has no subset data.test"
         return StageRow("eval", "left out", f"{recipe.data.annotations} {reason} to measure on")
-    labels, store = _inputs(recipe, weak=False)
+    labels, store = load_inputs(recipe, weak=False)
     path = _trained(recipe)
-    data = _complete(recipe, _split(recipe, labels, store, recipe.data.test))
+    data = complete(recipe, plain_split(recipe, labels, store, recipe.data.test))
     sections = ("data", "eval", "infer", "localise")
     mark = _fingerprint(recipe, store, data.stored_ids, sections, path)
     if _is_unchanged(recipe, "eval", mark, "metrics.json", "predictions.json"):
@@ -223,7 +255,7 @@ def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
     return StageRow("eval", "done", "\n\n".join(filter(None, [report.format_table(), table])))
 
 
-def _detect(recipe: Recipe, *, device: str) -> StageRow:
+def _detect(recipe: Recipe, *, device: str, weights_dir: str | os.PathLike[str] | None) -> StageRow:
     if not recipe.detect.inputs:
         return StageRow("detect", "left out", "the recipe names no detect.inputs")
     items = find_media(recipe.detect.inputs)
@@ -238,6 +270,7 @@ def _detect(recipe: Recipe, *, device: str) -> StageRow:
         device=device,
         min_score=None if recipe.detect.min_score < 0 else recipe.detect.min_score,
         reader=cast(ReaderChoice, recipe.backbone.reader),
+        weights_dir=weights_dir,
     )
     found, failures = [], []
     for item in items:
@@ -286,52 +319,6 @@ def _validator(
     return validate
 
 
-def _is_weak(recipe: Recipe) -> bool:
-    """Whether training reads the classes of whole videos alone."""
-    return recipe.model.method == "clasp"
-
-
-def _is_plain_list(recipe: Recipe) -> bool:
-    """Whether the labels are a CSV of videos, without segments and subsets."""
-    return recipe.data.annotations.suffix.lower() == ".csv"
-
-
-def _load_labels(recipe: Recipe, *, weak: bool) -> Annotations:
-    load = load_video_labels if weak else load_annotations
-    return load(recipe.data.annotations, bad_rows=_bad_rows(recipe))
-
-
-def _inputs(recipe: Recipe, *, weak: bool) -> tuple[Annotations, FeatureStore]:
-    labels = _load_labels(recipe, weak=weak)
-    digest = backbone_spec(recipe.backbone.name).digest
-    return labels, FeatureStore.open(recipe.data.features, digest=digest)
-
-
-def _split(recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str) -> SplitDataset:
-    return SplitDataset(
-        store,
-        labels.subset(subset),
-        labels.classes,
-        modalities=recipe.data.modalities,
-        bad_rows=_bad_rows(recipe),
-        cache_bytes=int(recipe.train.cache_gb * 1e9),
-    )
-
-
-def _complete(recipe: Recipe, data: SplitDataset) -> SplitDataset:
-    """A split of which every video has features, where the recipe insists on it."""
-    if data.missing and recipe.data.missing == "error":
-        raise ConfigError(
-            data.describe_missing(),
-            hint="run the extract stage, or set data.missing=skip",
-        )
-    return data
-
-
-def _bad_rows(recipe: Recipe) -> BadRows:
-    return "drop" if recipe.data.bad_rows == "drop" else "error"
-
-
 def _say(line: str) -> None:
     """Progress of long stages; standard output is for results."""
     sys.stderr.write(line + "\n")
@@ -348,6 +335,7 @@ def _fingerprint(
     """Hash of all that a stage reads: sections of the recipe, labels, features, files."""
     tree = recipe.to_json()
     del tree["train"]["tensorboard"]  # decides what is logged, not what is learned
+    del tree["semi_weak"]["teacher"]  # its weights are among the files
     features = [f"{id} {store.record(id).sha256}" for id in sorted(ids)]
     hashes = [_file_hash(path) for path in (recipe.data.annotations, *files)]
     return _hash({name: tree[name] for name in sections}, features, hashes)

@@ -2,7 +2,9 @@
 
 Without --format the events are shown as a table. With it, files are written: one per video and
 format into the folder --out (default: the current one), or to standard output with --out -.
-Without --model, the training-free agreement detector reports what picture and sound agree on.
+Without --model, a training-free detector reports what picture and sound agree on: by default the
+classes that two small embedded nets know, and with --labels whatever is named there, in free text,
+by a CLIP-like and a CLAP-like encoder (downloaded on first use; it is said which).
 """
 
 from __future__ import annotations
@@ -28,6 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="as for `pipeline extract`")
     parser.add_argument("--model", type=Path, default=None, help="a trained checkpoint")
     parser.add_argument(
+        "--method",
+        default=None,
+        metavar="NAME",
+        help="without --model: agreement, clasp or open-vocabulary; default: open-vocabulary with "
+        "--labels, else agreement",
+    )
+    parser.add_argument(
+        "--backbone",
+        default=None,
+        metavar="NAME",
+        help="without --model: its encoders, for open vocabulary hf:VISION+AUDIO",
+    )
+    parser.add_argument(
         "--format",
         default=None,
         metavar="F[,F]",
@@ -39,9 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         default=None,
         metavar="A,B",
-        help="report only these classes; quote a name that holds a comma",
+        help="look for these; of a model or --method agreement, report only these classes; quote "
+        "a name that holds a comma",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument(
+        "--weights-dir", type=Path, default=None, help="where weights are looked for first"
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="never touch the network (or PIPELINE_OFFLINE=1)"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -53,9 +75,13 @@ def execute(args: argparse.Namespace) -> int:
     items = find_media(args.inputs)
     detector = load_detector(
         args.model,
+        method=args.method,
+        backbone=args.backbone,
         device=args.device,
-        labels=_labels(args.labels) if args.labels else None,
+        labels=None if args.labels is None else _labels(args.labels),
         min_score=args.min_score,
+        weights_dir=args.weights_dir,
+        offline=args.offline or None,
     )
     found, failed = _detect_all(detector, items)
     if not formats:

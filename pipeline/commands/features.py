@@ -285,14 +285,18 @@ def _verify(args: argparse.Namespace) -> int:
 
     damages = list(FeatureStore.open(args.store).verify())
     if args.json:
-        rows = [{"path": str(d.path), "ids": list(d.ids), "reason": d.reason} for d in damages]
+        rows = [
+            {"path": str(d.path), "ids": list(d.ids), "reason": d.reason, "readable": d.readable}
+            for d in damages
+        ]
         print(json.dumps(rows, indent=2))
         return int(bool(damages))
     for damage in damages:
-        print(f"damaged  {damage.path} ({_some(damage.ids)}): {damage.reason}")
-    if damages:
+        word = "damaged " if damage.readable else "no word "
+        print(f"{word} {damage.path} ({_some(damage.ids)}): {damage.reason}")
+    if any(damage.readable for damage in damages):
         print(f"pipeline features repair {args.store} takes them out")
-    else:
+    elif not damages:
         print(f"{args.store}: everything is as it was written")
     return int(bool(damages))
 

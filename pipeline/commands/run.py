@@ -23,8 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change one value of the recipe, for example --set optim.lr=1e-4",
     )
+    parser.add_argument(
+        "--strong-fraction",
+        default=None,
+        metavar="SHARE",
+        help="share of training videos whose segments are read; short for --set "
+        "semi_weak.strong_fraction=SHARE",
+    )
     parser.add_argument("--resume", action="store_true", help="continue a training that stopped")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument(
+        "--weights-dir", type=Path, default=None, help="where weights are looked for first"
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="never touch the network (or PIPELINE_OFFLINE=1)"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -32,7 +45,17 @@ def execute(args: argparse.Namespace) -> int:
     from pipeline.config import load_recipe
     from workflows.stages import run_stages
 
-    recipe = load_recipe(args.config, overrides=args.overrides)
-    report = run_stages(recipe, stage=args.stage, resume=args.resume, device=args.device)
+    overrides = list(args.overrides)
+    if args.strong_fraction is not None:
+        overrides.append(f"semi_weak.strong_fraction={args.strong_fraction}")
+    recipe = load_recipe(args.config, overrides=overrides)
+    report = run_stages(
+        recipe,
+        stage=args.stage,
+        resume=args.resume,
+        device=args.device,
+        weights_dir=args.weights_dir,
+        offline=args.offline or None,
+    )
     print(report.format_table())
     return report.exit_code

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.anchors import AnchorFusion, Anchors, arbitrary_scores, select_anchors
+from model.clasp import CLASP
 from model.pooling import AttentivePooling, top_mean
 from model.propagation import Propagation
 
@@ -41,6 +43,38 @@ def test_anchors_are_the_best_valid_steps_of_video_and_windows(
         assert chosen(found, video, local=False) == wide
         assert chosen(found, video, local=True) == near
     assert not found.valid[3].any(), "a video without a valid step has no anchor"
+
+
+class Count(TorchDispatchMode):
+    """Counts the operations that torch is asked for."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations_of_selection(videos: int, steps: int) -> int:
+    score, valid = torch.rand(videos, steps), torch.ones(videos, steps, dtype=torch.bool)
+    with Count() as count:
+        select_anchors(score, valid, keep_repeated=False)
+    return count.operations
+
+
+def operations_of_network(videos: int, steps: int) -> int:
+    model = CLASP(vision_dim=4, audio_dim=3, classes=2, channels=8, heads=2, max_seq_len=256)
+    mask = torch.ones(videos, steps, dtype=torch.bool)
+    vision, audio = torch.randn(videos, 4, steps), torch.randn(videos, 3, steps)
+    with Count() as count:
+        model.eval()(vision, audio, mask, mask)
+    return count.operations
+
+
+@pytest.mark.parametrize("operations", [operations_of_selection, operations_of_network])
+def test_no_loop_runs_over_videos_or_time(operations) -> None:
+    few = operations(2, 33)
+    assert 0 < few == operations(9, 33) == operations(2, 211)
 
 
 def test_padding_changes_no_anchor() -> None:

@@ -14,8 +14,9 @@ from extractors.windows import WindowGrid
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.events import Event
 from workflows import agreement as module
-from workflows.agreement import AgreementSettings, detect_features, lite_table, once
+from workflows.agreement import AgreementSettings, detect_features, lite_table
 from workflows.joint_classes import JointTable, parse_joint_table
+from workflows.localise import once
 
 UNAV_100 = 100
 GRID = WindowGrid()

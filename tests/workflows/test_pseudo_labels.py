@@ -1,18 +1,48 @@
 """Which segments a semi-weak training learns from."""
 
+from itertools import pairwise
+
 from pipeline.core.events import Event
 from workflows.annotations import VideoLabels
 from workflows.pseudo_labels import pseudo_label, strong_ids
 
-IDS = [f"{number:02d}" for number in range(40)]
+COMMON, RARE = "dog", ("bell", "cat", "drum", "horn")
+
+
+def videos(count: int = 200) -> dict[str, VideoLabels]:
+    """One common class in all, and four that are in two videos each."""
+    rare = {place: RARE[place // 2] for place in range(2 * len(RARE))}
+    return {
+        f"{number:03d}": VideoLabels(
+            "train", 9.0, (), (COMMON, rare[number]) if number in rare else (COMMON,)
+        )
+        for number in range(count)
+    }
 
 
 def test_a_larger_share_contains_a_smaller_one_and_the_order_of_ids_does_not_matter() -> None:
-    few = strong_ids(IDS, fraction=0.1, seed=3)
-    assert len(few) == 4 and few < strong_ids(reversed(IDS), fraction=0.5, seed=3)
-    assert few != strong_ids(IDS, fraction=0.1, seed=4)
-    assert strong_ids(IDS, fraction=0.0, seed=3) == set()
-    assert strong_ids(IDS, fraction=1.0, seed=3) == set(IDS)
+    some = videos()
+    shares = (0.0, 0.01, 0.05, 0.1, 0.5, 1.0)
+    chosen = [strong_ids(some, fraction=share, seed=3) for share in shares]
+    assert [len(ids) for ids in chosen] == [0, 2, 10, 20, 100, 200]
+    assert all(small < large for small, large in pairwise(chosen))
+    backwards = dict(reversed(some.items()))
+    assert strong_ids(backwards, fraction=0.1, seed=3) == chosen[3]
+    assert strong_ids(some, fraction=0.1, seed=4) != chosen[3]
+
+
+def test_every_class_is_among_the_chosen_where_there_is_place_for_it() -> None:
+    for seed in range(5):
+        chosen = strong_ids(videos(), fraction=0.02, seed=seed)
+        assert len(chosen) == 4
+        assert {label for id in chosen for label in videos()[id].classes} == {COMMON, *RARE}
+    few = strong_ids(videos(), fraction=0.01, seed=0)
+    assert len({label for id in few for label in videos()[id].classes}) == 3
+
+
+def test_no_share_but_zero_is_rounded_to_no_video() -> None:
+    assert len(strong_ids(videos(40), fraction=0.001, seed=0)) == 1
+    assert strong_ids({}, fraction=0.5, seed=0) == set()
 
 
 def test_events_count_where_their_class_is_known_to_be_in_the_video() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import asdict
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from extractors.registry import backbone_spec
 from model.attention import Block
-from model.build import build_loco
+from model.build import build_loco, build_network
+from model.clasp import CLASP
 from model.cost import PUBLIC
 from model.loco import LoCo, Losses
 from model.perception import DynamicPerception
@@ -30,8 +32,12 @@ from workflows.study_file import load_study
 
 FULL = ("unav100_onepeace", "unav100_i3d_vggish", "activitynet13_onepeace")
 STUDIES = ("table2a", "table2b", "table2c", "table2d", "table3", "readings")
-SOURCES = re.compile(r"\[(paper|UnAV|UniAV|CCNet|open|ours)\]")
-SOURCED = ("model", "loss", "optim", "train", "infer", "eval")  # sections of hyper-parameters
+WEAK = ("clasp_unav100_onepeace", "clasp_activitynet13_onepeace")
+# What a CLASP does not read: its sections of `pipeline.recipe` hold LoCo's values, too.
+NOT_OF_CLASP = {"train": {"keep"}, "infer": {"per_level", "min_length", "sigma", "max_per_class"}}
+SOURCES = re.compile(r"\[(paper|UnAV|UniAV|CCNet|WTAL|open|ours)\]")
+# Sections of hyper-parameters.
+SOURCED = ("model", "loss", "clasp", "localise", "optim", "train", "infer", "eval")
 NARROW = (
     "model.channels=8",
     "model.decoder_channels=8",
@@ -82,14 +88,40 @@ def test_a_full_recipe_writes_out_every_value_there_is(name: str) -> None:
     path = shipped_recipe(name)
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     known = load_recipe(path).to_json()
-    for section in ("clasp", "localise"):  # of another method
+    for section in ("clasp", "localise", "semi_weak"):  # of another method, and of few segments
         del known[section]
     assert {section: set(values) for section, values in written.items()} == {
         section: set(values) for section, values in known.items()
     }
 
 
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("name", WEAK)
+def test_a_recipe_of_clasp_writes_out_every_value_that_clasp_reads(name: str) -> None:
+    path = shipped_recipe(name)
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = load_recipe(path).to_json()
+    read = {"method", *inspect.signature(CLASP).parameters}
+    assert set(written["model"]) == set(known["model"]) & read
+    for section in ("clasp", "localise", "optim", "train", "infer", "eval"):
+        assert set(written[section]) == set(known[section]) - NOT_OF_CLASP.get(section, set())
+    assert written["model"]["method"] == "clasp"
+
+
+@pytest.mark.parametrize("name", WEAK)
+def test_a_recipe_of_clasp_differs_from_locos_in_data_and_training_where_it_says_so(
+    name: str,
+) -> None:
+    weak, full = (load_recipe(shipped_recipe(n)).to_json() for n in (name, name[len("clasp_") :]))
+    same = ("annotations", "features", "train", "test", "missing", "modalities")
+    assert all(weak["data"][key] == full["data"][key] for key in same)
+    assert weak["backbone"]["name"] == full["backbone"]["name"]
+    assert weak["eval"] == full["eval"]
+    assert weak["infer"]["max_total"] == full["infer"]["max_total"]
+    for key in ("channels", "heads", "max_seq_len"):
+        assert weak["model"][key] == full["model"][key]
+
+
+@pytest.mark.parametrize("name", [*FULL, *WEAK])
 def test_every_hyper_parameter_names_its_source(name: str) -> None:
     section, unsourced = "", []
     lines = shipped_recipe(name).read_text(encoding="utf-8").splitlines()
@@ -192,6 +224,70 @@ def test_each_variant_makes_a_training_step(name: str, variant: str) -> None:
     assert reached == {key.split(".")[0] for key in learned}  # every part of the network
     torch.optim.AdamW(model.parameters(), lr=1e-3).step()
     assert loss().total < before
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        ("simulated", "simulated"),
+        ("clasp_simulated", "clasp_simulated"),
+        ("semi_weak_simulated", "semi_weak_simulated"),
+    ],
+)
+def test_a_simulated_study_uses_the_one_simulation(name: str, base: str) -> None:
+    study, first = load_study(study_path(name)), load_study(study_path("simulated"))
+    assert study.simulation == first.simulation and study.seeds == (0, 1, 2)
+    assert study.baselines == ("whole-video",)
+    assert study.base == shipped_recipe(base)
+    assert variants(name)[study.variants[0].name].data.validation == ""
+
+
+def test_segments_are_worth_what_the_simulated_benchmark_measures() -> None:
+    full = variants("clasp_simulated")["LoCo with segments"]
+    assert differences(full, variants("simulated")["LoCo"]) == {"output.folder"}
+
+
+CLASP_ROWS = [row.name for row in load_study(study_path("clasp_simulated")).variants]
+
+
+@pytest.mark.parametrize("row", CLASP_ROWS[:-1])
+def test_each_variant_of_clasp_makes_a_training_step_from_labels_alone(row: str) -> None:
+    recipe = variants("clasp_simulated", "model.channels=8", "model.heads=2")[row]
+    torch.manual_seed(0)
+    model = build_network("clasp", **architecture(recipe))
+    assert isinstance(model, CLASP)
+    mask = torch.ones(2, 32, dtype=torch.bool)
+    said = model(torch.randn(2, 6, 32), torch.randn(2, 5, 32), mask, mask)
+    loss = model.loss(said, [torch.tensor([1]), torch.tensor([0, 2])]).total
+    loss.backward()
+    assert loss.isfinite()
+    reached = {
+        key.split(".")[0] for key, value in model.named_parameters() if value.grad is not None
+    }
+    silent = {
+        "multiple instance": {"evidence"},
+        "no propagation": {"fuse"},
+        "a block instead": {"fuse"},
+    }.get(row, set())
+    parts = {key.split(".")[0] for key, _ in model.named_parameters()}
+    weightless = {
+        key.split(".")[0]
+        for key, value in model.named_parameters()
+        if value.grad is None or not value.grad.any()
+    }
+    assert parts - reached <= silent and silent <= weightless
+
+
+def test_no_anchors_and_no_propagation_are_one_network() -> None:
+    small = ("model.channels=8", "model.heads=2")
+    recipe = variants("clasp_simulated", *small)["no propagation"]
+    torch.manual_seed(0)
+    one = build_network("clasp", **architecture(recipe)).eval()
+    other = build_network("clasp", **{**architecture(recipe), "anchors": "none"}).eval()
+    other.load_state_dict({k: v for k, v in one.state_dict().items() if k in other.state_dict()})
+    mask = torch.ones(1, 32, dtype=torch.bool)
+    inputs = torch.randn(1, 6, 32), torch.randn(1, 5, 32), mask, mask
+    assert torch.equal(one(*inputs).activation, other(*inputs).activation)
 
 
 def test_table2a_base_lets_no_stream_see_the_other_before_the_decoder() -> None:

@@ -15,6 +15,7 @@ from extractors.windows import WindowGrid
 from pipeline.core.errors import NothingMatchedError
 from workflows.agreement import AgreementSettings, lite_table
 from workflows.semireal import (
+    SCORERS,
     Kit,
     Truth,
     _fit,
@@ -45,9 +46,15 @@ def kit(*, sure: float) -> Kit:
         scores[rows[label].vision[0]] = sure
         return scores
 
+    rng = np.random.default_rng(0)
     return Kit(
         sounds={name: [sound(labels[0])] * 3 for name, labels in TRUTH.audio.items()},
         pictures={name: [picture(labels[0])] * 3 for name, labels in TRUTH.vision.items()},
+        sound_embeddings={
+            name: [rng.normal(size=64) + 0.1 * rng.normal(size=(20, 64))] * 3
+            for name in TRUTH.audio
+        },
+        picture_embeddings={name: [rng.normal(size=64)] * 3 for name in TRUTH.vision},
     )
 
 
@@ -77,15 +84,16 @@ def test_made_timelines_hold_events_only_where_sound_and_picture_belong_together
     assert all(end - start == 20 and len(labels) == 1 for start, end, labels in events)
 
 
-def test_sure_nets_give_a_perfect_detector_and_blind_nets_none() -> None:
-    table, grid = lite_table(), WindowGrid()
+@pytest.mark.parametrize("method", list(SCORERS))
+def test_sure_nets_give_a_perfect_detector_and_blind_nets_none(method: str) -> None:
+    grid = WindowGrid()
     sure = make_timelines(kit(sure=0.95), TRUTH, 10, np.random.default_rng(1))
     blind = make_timelines(kit(sure=1e-3), TRUTH, 10, np.random.default_rng(1))
-    settings = AgreementSettings()
-    best = max(score_curve(sure, table, settings, grid), key=lambda point: point[3])
+    scorers, _ = SCORERS[method](lite_table(), AgreementSettings())
+    best = max(score_curve(sure, scorers, grid), key=lambda point: point[3])
     assert best[1] == 1.0 and best[2] > 0.5, "equal neighbours are one event to the detector"
-    assert all(recall == 0 for _, _, recall, _ in score_curve(blind, table, settings, grid))
-    empty = np.array(score_curve([], table, settings, grid))
+    assert all(recall == 0 for _, _, recall, _ in score_curve(blind, scorers, grid))
+    empty = np.array(score_curve([], scorers, grid))
     assert np.isfinite(empty).all()
 
 
@@ -114,6 +122,8 @@ def test_sounds_and_pictures_are_read_by_category(tmp_path: Path) -> None:
     subprocess.run(white, check=True)
     found = load_kit(tmp_path, Backbone(LITE, Constant("vision"), Constant("audio")))
     assert found.sounds["dog"][0].shape == (9, 521)
+    assert found.sound_embeddings["dog"][0].shape == (9, 1)
+    assert found.picture_embeddings["dog"][0].shape == (1,)
     assert found.pictures["dog"][0][0] == pytest.approx(1.0, abs=0.02)
 
 

@@ -1,0 +1,294 @@
+"""Few segments, and a weak model's events for the rest: what is read, kept and learned from."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import extractors.registry
+import workflows.semi_weak
+from model.checkpoint import load_network, read_card, save_checkpoint
+from model.loco import LoCo
+from pipeline.cli import main
+from pipeline.config import load_recipe
+from pipeline.core.errors import CheckpointError, ConfigError
+from pipeline.recipe import Recipe
+from tests.fixtures.planted import CLASSES, PLANTED, plant
+from workflows.annotations import load_annotations
+from workflows.stages import run_stages
+
+TRAIN = 20
+WEAK: dict[str, Any] = {
+    "data": {"annotations": "taken over", "features": "taken over"},
+    "model": {"method": "clasp", "channels": 16, "unimodal_blocks": 1, "max_seq_len": 72},
+    "optim": {"lr": 8e-3, "epochs": 5, "warmup_epochs": 1},
+    "train": {"batch_size": 4, "seed": 77},
+    "output": {"folder": "taken over"},
+}
+STRONG: dict[str, Any] = {
+    "backbone": {"name": "planted"},
+    "model": {
+        "channels": 16,
+        "decoder_channels": 16,
+        "unimodal_blocks": 1,
+        "levels": 3,
+        "max_seq_len": 72,
+    },
+    "loss": {"normaliser": 20},
+    "optim": {"lr": 4e-3, "epochs": 2, "warmup_epochs": 0},
+    "train": {"batch_size": 4, "seed": 3},
+    "semi_weak": {"teacher": "weak.yaml", "min_score": 0.2},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def planted_backbone() -> Iterator[None]:
+    rows = {**extractors.registry.BACKBONES, "planted": PLANTED}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractors.registry, "BACKBONES", MappingProxyType(rows))
+        yield
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return plant(tmp_path_factory.mktemp("planted"), train=TRAIN)
+
+
+def recipe_of(
+    folder: Path, planted: tuple[Path, Path], *overrides: str, labels: Path | None = None
+) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    (folder / "weak.yaml").write_text(yaml.safe_dump(WEAK))
+    data = {
+        "features": str(planted[0]),
+        "annotations": str(labels or planted[1]),
+        "validation": "",
+    }
+    content = {"data": data, "output": {"folder": "run"}, **STRONG}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+    return load_recipe(folder / "recipe.yaml", overrides=overrides)
+
+
+def share(fraction: float) -> str:
+    return f"semi_weak.strong_fraction={fraction}"
+
+
+def train(recipe: Recipe, *, resume: bool = False) -> str:
+    return run_stages(recipe, stage="train", device="cpu", resume=resume).rows[0].outcome
+
+
+@pytest.fixture(scope="module")
+def trained(
+    planted: tuple[Path, Path], planted_backbone: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = recipe_of(folder, planted, share(0.25))
+    report = run_stages(recipe, device="cpu")
+    assert [row.outcome for row in report.rows] == ["left out", "done", "done", "left out"]
+    assert "annotated events of 5 videos" in report.format_table()
+    return folder / "run"
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "best.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    return all(np.array_equal(left[key], right[key]) for key in left)
+
+
+def said(run: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((run / "semi_weak.json").read_text())
+    return value
+
+
+def test_the_run_names_its_strong_videos_and_keeps_what_it_was_trained_on(
+    trained: Path, planted: tuple[Path, Path]
+) -> None:
+    kept, truth = said(trained), load_annotations(planted[1])
+    assert len(kept["strong"]) == 5 and kept["strong_fraction"] == 0.25
+    shown = {label for id in kept["strong"] for label in truth.videos[id].classes}
+    assert shown == set(CLASSES)
+    learned = load_annotations(trained / "semi_weak.json")
+    for id, video in learned.videos.items():
+        if id in kept["strong"]:
+            assert video.events == truth.videos[id].events
+        else:
+            assert video.events and set(video.classes) <= set(truth.videos[id].classes)
+            assert video.events != truth.videos[id].events
+    card = read_card(trained / "best.safetensors")
+    assert card.method == "loco" and card.data["strong_fraction"] == 0.25
+
+
+def test_the_teacher_learned_from_the_same_videos_with_the_same_seed(trained: Path) -> None:
+    _, card = load_network(trained / "teacher" / "best.safetensors")
+    assert card.method == "clasp" and card.classes == CLASSES
+    resolved = load_recipe(trained / "teacher" / "recipe.yaml")
+    assert resolved.train.seed == STRONG["train"]["seed"] != WEAK["train"]["seed"]
+    assert resolved.data == load_recipe(trained / "recipe.yaml").data
+
+
+def test_segments_of_weak_videos_decide_nothing_and_those_of_strong_ones_do(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    strong = set(said(trained)["strong"])
+    order = random.Random(0)
+    for name, spoil in (("weak", False), ("strong", True)):
+        database = json.loads(planted[1].read_text())["database"]
+        for id, entry in database.items():
+            if entry["subset"] != "train":
+                continue
+            for row in entry["annotations"]:
+                if id not in strong:
+                    row["segment"] = order.choice([[-5, 1e9], "never", None, [0.1, 0.2]])
+                elif spoil:
+                    row["segment"][1] -= (row["segment"][1] - row["segment"][0]) / 2
+        labels = tmp_path / f"{name}.json"
+        labels.write_text(json.dumps({"database": database}))
+        train(recipe_of(tmp_path / name, planted, share(0.25), labels=labels))
+    blind, usual = said(tmp_path / "weak" / "run"), said(trained)
+    assert blind.pop("mark") != usual.pop("mark"), "the teacher's card names its annotations"
+    assert blind == usual
+    assert same(tmp_path / "weak" / "run", trained)
+    assert not same(tmp_path / "strong" / "run", trained)
+
+
+def test_all_segments_are_training_as_ever(planted: tuple[Path, Path], tmp_path: Path) -> None:
+    train(recipe_of(tmp_path / "all", planted, share(1.0)))
+    train(recipe_of(tmp_path / "plain", planted, "semi_weak.teacher=[]"))
+    assert same(tmp_path / "all" / "run", tmp_path / "plain" / "run")
+    assert not (tmp_path / "all" / "run" / "teacher").exists()
+
+
+def test_without_any_segment_a_list_of_labels_is_enough(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    videos = load_annotations(planted[1]).subset("train")
+    rows = [",".join([id, *video.classes]) for id, video in videos.items()]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(rows))
+    teacher = f"semi_weak.teacher={trained / 'teacher' / 'best.safetensors'}"
+    train(recipe_of(tmp_path / "none", planted, share(0.0), teacher, labels=labels))
+    kept = said(tmp_path / "none" / "run")
+    assert kept["strong"] == [] and len(kept["database"]) > TRAIN / 2
+    with pytest.raises(ConfigError, match="has no segments"):
+        train(recipe_of(tmp_path / "few", planted, share(0.1), teacher, labels=labels))
+
+
+def test_an_interrupted_run_goes_on_and_asks_the_teacher_no_second_time(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(tmp_path, planted, share(0.25))
+    import workflows.train as module
+
+    save = module._save_epoch
+
+    def save_one(*args: Any, **options: Any) -> None:
+        save(*args, **options)
+        raise KeyboardInterrupt
+
+    shutil.copytree(trained / "teacher", tmp_path / "run" / "teacher")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save_epoch", save_one)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(workflows.semi_weak, "pseudo_label", None)
+        assert train(recipe, resume=True) == "done"
+        assert train(recipe) == "unchanged"
+    assert same(tmp_path / "run", trained)
+
+
+def test_another_share_is_another_training(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    recipe = recipe_of(tmp_path, planted, share(0.5), "optim.epochs=1")
+    assert train(recipe) == "done"
+    assert len(said(tmp_path / "run")["strong"]) == TRAIN / 2
+    assert set(said(trained)["strong"]) < set(said(tmp_path / "run")["strong"])
+
+
+def test_damaged_notes_are_made_again(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "semi_weak.json").write_text('{"mark":')
+    assert train(recipe_of(tmp_path, planted, share(0.25))) == "unchanged"
+    assert said(tmp_path / "run") == said(trained)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("semi_weak.teacher=[]", "needs semi_weak.teacher"),
+        ("model.method=clasp", "is of no use to model.method=clasp"),
+        ("data.validation=validation", "leaves no segments of data.validation"),
+        ("semi_weak.teacher=[a.yaml, b.yaml]", "one recipe or checkpoint"),
+        (share(1.5), "must be in"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(
+    planted: tuple[Path, Path], tmp_path: Path, override: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        recipe_of(tmp_path, planted, share(0.1), override)
+
+
+def test_a_teacher_that_has_seen_segments_is_refused(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    checkpoint = f"semi_weak.teacher={trained / 'best.safetensors'}"
+    with pytest.raises(CheckpointError, match="method 'loco', which has seen segments"):
+        train(recipe_of(tmp_path, planted, share(0.1), checkpoint))
+    (tmp_path / "strong.yaml").write_text((tmp_path / "recipe.yaml").read_text())
+    with pytest.raises(ConfigError, match="trains 'loco', which needs all segments"):
+        train(
+            recipe_of(
+                tmp_path, planted, share(0.1), f"semi_weak.teacher={tmp_path / 'strong.yaml'}"
+            )
+        )
+
+
+def test_a_teacher_of_other_classes_is_refused(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, card = load_network(trained / "teacher" / "best.safetensors")
+    assert not isinstance(model, LoCo)
+    from dataclasses import replace
+
+    other = replace(card, classes=("bell", "dog", "horn"))
+    save_checkpoint(tmp_path / "other.safetensors", model.state_dict(), other)
+    recipe = recipe_of(
+        tmp_path, planted, share(0.1), f"semi_weak.teacher={tmp_path / 'other.safetensors'}"
+    )
+    with pytest.raises(CheckpointError, match="'drum'"):
+        train(recipe)
+
+
+def test_the_share_is_an_argument_of_the_command(
+    trained: Path,
+    planted: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe_of(tmp_path, planted, "semi_weak.teacher=[]")
+    shutil.copytree(trained / "teacher", tmp_path / "run" / "teacher")
+    config = str(tmp_path / "recipe.yaml")
+    words = ["run", "--stage", "train", "--config", config, "--device", "cpu"]
+    assert main([*words, "--set", "optim.epochs=1", "--strong-fraction", "0.1"]) == 0
+    assert len(said(tmp_path / "run")["strong"]) == TRAIN / 10
+    assert "annotated events of 2 videos" in capsys.readouterr().out
+    assert main([*words, "--strong-fraction", "2"]) == 2

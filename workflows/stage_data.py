@@ -1,0 +1,102 @@
+"""What the stages of a recipe read: labels, features and the two together."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from extractors.registry import expected_digest
+from extractors.store import FeatureStore
+from pipeline.core.errors import ConfigError
+from pipeline.recipe import Recipe
+from workflows.annotations import Annotations, BadRows, load_annotations
+from workflows.dataset import SplitDataset
+from workflows.video_labels import load_video_labels
+
+Split = TypeVar("Split", bound=SplitDataset)
+
+
+def is_weak(recipe: Recipe) -> bool:
+    """Whether training reads the classes of whole videos alone."""
+    return recipe.model.method == "clasp"
+
+
+def is_plain_list(recipe: Recipe) -> bool:
+    """Whether the labels are a CSV of videos, without segments and subsets."""
+    return recipe.data.annotations.suffix.lower() == ".csv"
+
+
+def load_labels(recipe: Recipe, *, weak: bool) -> Annotations:
+    """The recipe's labels.
+
+    Args:
+        recipe: Names the file.
+        weak: Look at no segment.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    load = load_video_labels if weak else load_annotations
+    return load(recipe.data.annotations, bad_rows=bad_rows(recipe))
+
+
+def load_inputs(recipe: Recipe, *, weak: bool) -> tuple[Annotations, FeatureStore]:
+    """The recipe's labels and features; see `load_labels`.
+
+    Raises:
+        ConfigError: The labels cannot be used.
+        StoreError: The features are of another backbone, or missing.
+    """
+    labels = load_labels(recipe, weak=weak)
+    made_by = FeatureStore.open(recipe.data.features).spec
+    digest = expected_digest(recipe.backbone.name, made_by)
+    return labels, FeatureStore.open(recipe.data.features, digest=digest)
+
+
+def plain_split(
+    recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str
+) -> SplitDataset:
+    """A subset's videos with their events."""
+    return SplitDataset(
+        store,
+        labels.subset(subset),
+        labels.classes,
+        modalities=recipe.data.modalities,
+        bad_rows=bad_rows(recipe),
+        cache_bytes=int(recipe.train.cache_gb * 1e9),
+    )
+
+
+def complete(recipe: Recipe, data: Split) -> Split:
+    """A split of which every video has features, where the recipe insists on it.
+
+    Raises:
+        ConfigError: A video has none.
+    """
+    if data.missing and recipe.data.missing == "error":
+        raise ConfigError(
+            data.describe_missing(),
+            hint="run the extract stage, or set data.missing=skip",
+        )
+    return data
+
+
+def bad_rows(recipe: Recipe) -> BadRows:
+    """What happens to impossible annotations."""
+    return "drop" if recipe.data.bad_rows == "drop" else "error"
+
+
+def describe_training(recipe: Recipe, data: SplitDataset) -> str:
+    """One sentence on what there is to learn from."""
+    if is_weak(recipe):
+        labels = sum(len(video.classes) for video in data.videos.values())
+        return f"training on {len(data)} videos with {labels} labels; no segment is read"
+    events = sum(len(video.events) for video in data.videos.values())
+    text = f"training on {len(data)} videos with {events} events"
+    lost = data.unreachable(recipe.model.levels)
+    if lost:
+        text += f"; {lost} are too short for any point of the pyramid to answer for them"
+    if data.dropped:
+        text += f"; {data.dropped} start after the end of their video and were dropped"
+    if data.clipped:
+        text += f"; {data.clipped} end after the end of their video and were clipped"
+    return text
