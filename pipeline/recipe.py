@@ -8,17 +8,24 @@ report everything that is wrong at once. Defaults are those of the LoCo reconstr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe_fields import (
+    Limit,
+    at_least,
+    below,
+    between,
+    choice,
+    limited,
+    named,
+    positive,
+    rising_shares,
+)
+from pipeline.recipe_weak import ClaspConfig, LocaliseConfig, SemiWeakConfig
+
 METHODS = ("loco", "clasp")
-SELECTIONS = ("bernoulli", "softmax", "l1", "cosine", "product", "confidence", "random")
-ANCHORS = ("both", "global", "local", "none")
-ANCHOR_FUSIONS = ("joint", "own")
-PROPAGATIONS = ("attention", "threshold", "none")
-POOLINGS = ("top", "attention")
 FUSIONS = ("dynamic", "fixed", "global", "none")
 RESIDUALS = ("query", "kv")
 CORRESPONDENCES = ("learnable", "fixed", "softened", "diagonal", "none")
@@ -36,55 +43,8 @@ JUDGED = ("averaged", "raw")
 PRECISIONS = ("fp32", "bf16")
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What a value must satisfy besides its type.
-
-    Attributes:
-        text: The rule, as it ends the sentence "must be ...".
-        holds: Whether a value of the right type obeys it.
-    """
-
-    text: str
-    holds: Callable[[Any], bool]
-
-
-def _limited(default: Any, limit: Limit) -> Any:
-    return field(default=default, metadata={"limit": limit})
-
-
-def _positive(default: Any) -> Any:
-    return _limited(default, Limit("above 0", lambda value: value > 0))
-
-
-def _at_least(default: Any, low: float) -> Any:
-    return _limited(default, Limit(f"at least {low}", lambda value: value >= low))
-
-
-def _between(default: Any, low: float, high: float) -> Any:
-    return _limited(default, Limit(f"in [{low}, {high}]", lambda value: low <= value <= high))
-
-
-def _below(default: Any, low: float, high: float) -> Any:
-    return _limited(default, Limit(f"in [{low}, {high})", lambda value: low <= value < high))
-
-
-def _choice(default: str, options: tuple[str, ...]) -> Any:
-    return field(default=default, metadata={"options": options})
-
-
-def _named(default: Any = ...) -> Any:
-    """Text that must not be empty; required where there is no default."""
-    rule = {"limit": Limit("not empty", lambda value: bool(str(value).strip()))}
-    return field(metadata=rule) if default is ... else field(default=default, metadata=rule)
-
-
 def _ratios(value: tuple[float, ...]) -> bool:
     return len(value) == 2 and 0 < value[0] <= value[1] <= 1
-
-
-def _thresholds(value: tuple[float, ...]) -> bool:
-    return bool(value) and all(0 < v <= 1 for v in value) and list(value) == sorted(set(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +69,12 @@ class DataConfig:
     annotations: Path
     features: Path
     videos: tuple[Path, ...] = ()
-    train: str = _named("train")
+    train: str = named("train")
     validation: str = "validation"
     test: str = "test"
-    bad_rows: str = _choice("error", ("error", "drop"))
-    missing: str = _choice("skip", ("error", "skip"))
-    modalities: str = _choice("both", ("both", "vision", "audio"))
+    bad_rows: str = choice("error", ("error", "drop"))
+    missing: str = choice("skip", ("error", "skip"))
+    modalities: str = choice("both", ("both", "vision", "audio"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +88,10 @@ class BackboneConfig:
         workers: Number of processes for ``dask``; 0 leaves the choice to the program.
     """
 
-    name: str = _named("lite")
-    reader: str = _choice("auto", READERS)
-    scheduler: str = _named("serial")
-    workers: int = _at_least(0, 0)
+    name: str = named("lite")
+    reader: str = choice("auto", READERS)
+    scheduler: str = named("serial")
+    workers: int = at_least(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,28 +129,28 @@ class ModelConfig:
         prior: Probability of a class at a point at the start of training.
     """
 
-    method: str = _choice("loco", METHODS)
-    channels: int = _at_least(512, 2)
-    heads: int = _at_least(4, 1)
-    unimodal_blocks: int = _at_least(2, 0)
-    levels: int = _between(6, 1, 12)
-    window: int = _at_least(8, 2)
-    fusion: str = _choice("dynamic", FUSIONS)
-    residual: str = _choice("query", RESIDUALS)
-    decoder_channels: int = _at_least(512, 1)
-    decoder_blocks: int = _at_least(1, 0)
-    drop_path: float = _below(0.1, 0, 1)
-    max_seq_len: int = _at_least(256, 8)
-    positions: str = _choice("continued", POSITIONS)
-    embedding_layers: int = _at_least(2, 1)
-    band: str = _choice("half", BANDS)
-    adaptation: str = _choice("kv", ADAPTATIONS)
-    decoder_attention: str = _choice("local", DECODER_ATTENTIONS)
-    decoder_expansion: int = _at_least(1, 1)
-    distance_bias: float = _at_least(2.0, 0)
-    decoder_window: int = _at_least(0, 0)
+    method: str = choice("loco", METHODS)
+    channels: int = at_least(512, 2)
+    heads: int = at_least(4, 1)
+    unimodal_blocks: int = at_least(2, 0)
+    levels: int = between(6, 1, 12)
+    window: int = at_least(8, 2)
+    fusion: str = choice("dynamic", FUSIONS)
+    residual: str = choice("query", RESIDUALS)
+    decoder_channels: int = at_least(512, 1)
+    decoder_blocks: int = at_least(1, 0)
+    drop_path: float = below(0.1, 0, 1)
+    max_seq_len: int = at_least(256, 8)
+    positions: str = choice("continued", POSITIONS)
+    embedding_layers: int = at_least(2, 1)
+    band: str = choice("half", BANDS)
+    adaptation: str = choice("kv", ADAPTATIONS)
+    decoder_attention: str = choice("local", DECODER_ATTENTIONS)
+    decoder_expansion: int = at_least(1, 1)
+    distance_bias: float = at_least(2.0, 0)
+    decoder_window: int = at_least(0, 0)
     class_aware: bool = True
-    prior: float = _limited(0.01, Limit("above 0 and below 1", lambda value: 0 < value < 1))
+    prior: float = limited(0.01, Limit("above 0 and below 1", lambda value: 0 < value < 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,101 +176,22 @@ class LossConfig:
         normaliser_momentum: Of the running count of positive points.
     """
 
-    correspondence: str = _choice("learnable", CORRESPONDENCES)
-    correspondence_weight: float = _at_least(0.1, 0)
-    correspondence_targets: str = _choice("raw", TARGETS)
-    sigma: float = _positive(1.0)
-    interval: str = _choice("giou", INTERVALS)
-    normaliser: float = _positive(250.0)
-    correspondence_directions: str = _choice("mean", DIRECTIONS)
-    softened_scope: str = _choice("video", SCOPES)
-    smoothing: float = _below(0.1, 0, 1)
-    temperature: float = _between(0.07, 0.001, 0.5)
+    correspondence: str = choice("learnable", CORRESPONDENCES)
+    correspondence_weight: float = at_least(0.1, 0)
+    correspondence_targets: str = choice("raw", TARGETS)
+    sigma: float = positive(1.0)
+    interval: str = choice("giou", INTERVALS)
+    normaliser: float = positive(250.0)
+    correspondence_directions: str = choice("mean", DIRECTIONS)
+    softened_scope: str = choice("video", SCOPES)
+    smoothing: float = below(0.1, 0, 1)
+    temperature: float = between(0.07, 0.001, 0.5)
     force_nearest: bool = False
-    focal_alpha: float = _between(0.25, -1, 1)
-    focal_gamma: float = _at_least(2.0, 0)
-    label_smoothing: float = _below(0.0, 0, 1)
-    interval_weight: float = _at_least(1.0, 0)
-    normaliser_momentum: float = _below(0.9, 0, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaspConfig:
-    """What CLASP has beside the encoder; each value is an argument of `model.clasp.CLASP`.
-
-    Attributes:
-        selection: What makes an anchor: agreement of sound and picture by ``bernoulli``,
-            ``softmax``, ``l1``, ``cosine`` or ``product``; ``confidence`` alone; ``random``.
-        anchors: Found over the whole video (``global``), within windows (``local``), ``both``, or
-            ``none``.
-        anchor_divisor: Steps for each global anchor.
-        anchor_window: Steps of a local window.
-        anchors_per_window: Anchors of a window.
-        keep_repeated: Whether a step chosen globally and locally enters twice.
-        anchor_fusion: ``joint`` features of both modalities, or each modality's ``own``.
-        propagation: How anchors reach all steps: ``attention``, ``threshold`` or ``none``.
-        pooling: From steps to the video: ``top`` steps or ``attention``.
-        pool_divisor: Steps for each of the steps that ``top`` takes the mean of.
-        evidence_weight: Of the classifiers before the modalities meet.
-        smoothness_weight: Of the change from step to step.
-        sparsity_weight: Of the largest activation of each step.
-    """
-
-    selection: str = _choice("bernoulli", SELECTIONS)
-    anchors: str = _choice("both", ANCHORS)
-    anchor_divisor: int = _at_least(8, 1)
-    anchor_window: int = _at_least(16, 1)
-    anchors_per_window: int = _at_least(2, 1)
-    keep_repeated: bool = True
-    anchor_fusion: str = _choice("joint", ANCHOR_FUSIONS)
-    propagation: str = _choice("attention", PROPAGATIONS)
-    pooling: str = _choice("top", POOLINGS)
-    pool_divisor: int = _at_least(8, 1)
-    evidence_weight: float = _at_least(1.0, 0)
-    smoothness_weight: float = _at_least(0.1, 0)
-    sparsity_weight: float = _at_least(0.0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class LocaliseConfig:
-    """From activation to events, for CLASP; see `model.activation.Recipe`.
-
-    Attributes:
-        smoothing: Steps of the centred mean over the activation.
-        thresholds: Each one's connected runs are candidates.
-        outer: Width of the surroundings that a candidate is compared with, in its lengths.
-        video_weight: Weight of the video's score beside the contrast.
-        min_video_score: Classes that the video scores lower are left out.
-        sigma: Of Soft-NMS.
-    """
-
-    smoothing: int = _at_least(5, 1)
-    thresholds: tuple[float, ...] = _limited(
-        (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Limit("rising thresholds in (0, 1]", _thresholds)
-    )
-    outer: float = _at_least(0.5, 0)
-    video_weight: float = _at_least(0.2, 0)
-    min_video_score: float = _between(0.0, 0, 1)
-    sigma: float = _positive(0.4)
-
-
-@dataclass(frozen=True, slots=True)
-class SemiWeakConfig:
-    """LoCo from few segments: a weak model's events stand in for those of all other videos.
-
-    Attributes:
-        teacher: At most one: the checkpoint of a weak model (``.safetensors``), or the recipe of
-            one, which is then trained first, on the same data with the same seed. None trains on
-            all segments, as ever.
-        strong_fraction: Share of the training videos whose segments are read.
-        min_score: Weaker events of the teacher are left out.
-    """
-
-    teacher: tuple[Path, ...] = _limited(
-        (), Limit("one recipe or checkpoint, or none", lambda paths: len(paths) <= 1)
-    )
-    strong_fraction: float = _between(1.0, 0, 1)
-    min_score: float = _between(0.35, 0, 1)
+    focal_alpha: float = between(0.25, -1, 1)
+    focal_gamma: float = at_least(2.0, 0)
+    label_smoothing: float = below(0.0, 0, 1)
+    interval_weight: float = at_least(1.0, 0)
+    normaliser_momentum: float = below(0.9, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,14 +212,14 @@ class OptimConfig:
             start; the public code keeps it.
     """
 
-    optimiser: str = _choice("adamw", OPTIMISERS)
-    lr: float = _positive(1e-4)
-    weight_decay: float = _at_least(1e-4, 0)
-    warmup_epochs: int = _at_least(5, 0)
-    epochs: int = _at_least(45, 1)
-    min_lr: float = _at_least(1e-8, 0)
-    clip: float = _at_least(1.0, 0)
-    ema: float = _below(0.999, 0, 1)
+    optimiser: str = choice("adamw", OPTIMISERS)
+    lr: float = positive(1e-4)
+    weight_decay: float = at_least(1e-4, 0)
+    warmup_epochs: int = at_least(5, 0)
+    epochs: int = at_least(45, 1)
+    min_lr: float = at_least(1e-8, 0)
+    clip: float = at_least(1.0, 0)
+    ema: float = below(0.999, 0, 1)
     ema_warmup: bool = True
 
 
@@ -361,16 +242,16 @@ class TrainConfig:
         compile: Let torch compile the network: minutes before the first step, faster steps after.
     """
 
-    batch_size: int = _at_least(16, 1)
+    batch_size: int = at_least(16, 1)
     drop_last: bool = False
-    crop: tuple[float, ...] = _limited((0.9, 1.0), Limit("two shares in (0, 1], rising", _ratios))
-    keep: float = _between(0.5, 0, 1)
-    seed: int = _at_least(1234567891, 0)
-    validate_every: int = _at_least(1, 1)
-    validate_on: str = _choice("averaged", JUDGED)
-    cache_gb: float = _at_least(2.0, 0)
+    crop: tuple[float, ...] = limited((0.9, 1.0), Limit("two shares in (0, 1], rising", _ratios))
+    keep: float = between(0.5, 0, 1)
+    seed: int = at_least(1234567891, 0)
+    validate_every: int = at_least(1, 1)
+    validate_on: str = choice("averaged", JUDGED)
+    cache_gb: float = at_least(2.0, 0)
     tensorboard: bool = False
-    precision: str = _choice("fp32", PRECISIONS)
+    precision: str = choice("fp32", PRECISIONS)
     compile: bool = False
 
 
@@ -389,14 +270,14 @@ class InferConfig:
         overlap: Steps that neighbouring pieces share.
     """
 
-    min_score: float = _below(0.001, 0, 1)
-    per_level: int = _at_least(2000, 1)
-    min_length: float = _at_least(0.05, 0)
-    sigma: float = _positive(0.4)
-    max_per_class: int = _at_least(100, 1)
-    max_total: int = _at_least(100, 1)
-    chunk: int = _at_least(768, 64)
-    overlap: int = _at_least(256, 0)
+    min_score: float = below(0.001, 0, 1)
+    per_level: int = at_least(2000, 1)
+    min_length: float = at_least(0.05, 0)
+    sigma: float = positive(0.4)
+    max_per_class: int = at_least(100, 1)
+    max_total: int = at_least(100, 1)
+    chunk: int = at_least(768, 64)
+    overlap: int = at_least(256, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,8 +288,8 @@ class EvalConfig:
         tiou: Thresholds of the temporal IoU, rising.
     """
 
-    tiou: tuple[float, ...] = _limited(
-        tuple(n / 10 for n in range(1, 10)), Limit("rising thresholds in (0, 1]", _thresholds)
+    tiou: tuple[float, ...] = limited(
+        tuple(n / 10 for n in range(1, 10)), Limit("rising thresholds in (0, 1]", rising_shares)
     )
 
 
@@ -425,7 +306,7 @@ class DetectConfig:
 
     inputs: tuple[Path, ...] = ()
     formats: tuple[str, ...] = ("json",)
-    min_score: float = _between(-1.0, -1, 1)
+    min_score: float = between(-1.0, -1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from extractors.spec import Modality
 from extractors.store import FeatureStore
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import ConfigError
-from pipeline.recipe import Limit
+from pipeline.recipe_fields import Limit, at_least, limited
 from workflows.annotations import Annotations, VideoLabels, load_annotations
 from workflows.simulation_video import Habits, plan_video, video_rows
 from workflows.simulation_world import Encoder, make_world
@@ -35,11 +35,7 @@ ALL = -1  # as a number of videos or classes
 
 def _count(default: int, low: int) -> Any:
     rule = Limit(f"at least {low}, or {ALL} for all", lambda value: value >= low or value == ALL)
-    return field(default=default, metadata={"limit": rule})
-
-
-def _width(default: int) -> Any:
-    return field(default=default, metadata={"limit": Limit("at least 2", lambda value: value >= 2)})
+    return limited(default, rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +58,10 @@ class SimulationSettings:
     validation: int = _count(ALL, 0)
     test: int = _count(ALL, 1)
     classes: int = _count(ALL, 1)
-    vision_dim: int = _width(1536)
-    audio_dim: int = _width(1536)
-    noise: float = field(
-        default=1.0, metadata={"limit": Limit("at least 0", lambda value: value >= 0)}
-    )
-    seed: int = field(default=0, metadata={"limit": Limit("at least 0", lambda value: value >= 0)})
+    vision_dim: int = at_least(1536, 2)
+    audio_dim: int = at_least(1536, 2)
+    noise: float = at_least(1.0, 0)
+    seed: int = at_least(0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline.config import YamlReader, find_problems, report_problems
 from pipeline.core.errors import ConfigError, UsageError
-from pipeline.recipe import Limit
+from pipeline.recipe_fields import Limit
 from workflows.simulation import SimulationSettings
 
 BASELINES = ("whole-video",)

@@ -64,8 +64,9 @@ def test_workers_that_are_renewed_now_and_then_lose_nothing(
     """As docs/cluster.md advises for workers that run for weeks, only much more often."""
     out = tmp_path / "features"
     renewing = ["--lifetime", "4s", "--lifetime-stagger", "1s", "--lifetime-restart"]
-    with Cluster(tmp_path, workers=2, delay=1.0, options=renewing) as cluster:
-        job = start_extract(videos, out, scheduler=cluster.address, delay=1.0)
+    # Six videos of 2.5 s on two workers: no worker lives long enough for its half of them.
+    with Cluster(tmp_path, workers=2, delay=2.5, options=renewing) as cluster:
+        job = start_extract(videos, out, scheduler=cluster.address, delay=2.5)
         _, complaints = job.communicate(timeout=200)
     assert job.returncode == 0, complaints
     assert len(writers(out)) > 2  # processes, from two workers

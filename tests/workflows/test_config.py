@@ -27,16 +27,11 @@ from model.build import METHODS
 from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from model.loco import LoCo
-from pipeline import recipe
+from pipeline import recipe, recipe_weak
 from pipeline.config import dump_recipe, load_recipe
 from pipeline.core.errors import ConfigError
-from pipeline.recipe import (
-    ClaspConfig,
-    InferConfig,
-    LocaliseConfig,
-    LossConfig,
-    ModelConfig,
-)
+from pipeline.recipe import InferConfig, LossConfig, ModelConfig
+from pipeline.recipe_weak import ClaspConfig, LocaliseConfig
 from workflows.predict_weak import LocalisationSettings
 
 RECIPES = sorted((Path(__file__).parents[2] / "workflows" / "recipes").glob("*.yaml"))
@@ -185,11 +180,11 @@ def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
         (recipe.BANDS, mixing.BANDS),
         (recipe.ADAPTATIONS, perception.ADAPTATIONS),
         (recipe.DECODER_ATTENTIONS, heads.ATTENTIONS),
-        (recipe.SELECTIONS, clasp.SELECTIONS),
-        (recipe.ANCHORS, clasp.SCOPES),
-        (recipe.ANCHOR_FUSIONS, anchors.FUSIONS),
-        (recipe.PROPAGATIONS, propagation.OPERATORS),
-        (recipe.POOLINGS, pooling.POOLINGS),
+        (recipe_weak.SELECTIONS, clasp.SELECTIONS),
+        (recipe_weak.ANCHORS, clasp.SCOPES),
+        (recipe_weak.ANCHOR_FUSIONS, anchors.FUSIONS),
+        (recipe_weak.PROPAGATIONS, propagation.OPERATORS),
+        (recipe_weak.POOLINGS, pooling.POOLINGS),
     ):
         assert set(ours) == set(theirs)
 

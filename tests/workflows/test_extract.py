@@ -345,7 +345,9 @@ def test_a_video_that_kills_its_workers_is_quarantined_and_the_others_are_done(
 
 
 SCRIPT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of the background
 sys.path.append("tests")
 from fixtures.backbones import SLOW_TOY
 from workflows.extract import extract

@@ -1,0 +1,101 @@
+"""Sections of a recipe for training from labels of whole videos, and from few segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.recipe_fields import (
+    Limit,
+    at_least,
+    between,
+    choice,
+    limited,
+    positive,
+    rising_shares,
+)
+
+SELECTIONS = ("bernoulli", "softmax", "l1", "cosine", "product", "confidence", "random")
+ANCHORS = ("both", "global", "local", "none")
+ANCHOR_FUSIONS = ("joint", "own")
+PROPAGATIONS = ("attention", "threshold", "none")
+POOLINGS = ("top", "attention")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaspConfig:
+    """What CLASP has beside the encoder; each value is an argument of `model.clasp.CLASP`.
+
+    Attributes:
+        selection: What makes an anchor: agreement of sound and picture by ``bernoulli``,
+            ``softmax``, ``l1``, ``cosine`` or ``product``; ``confidence`` alone; ``random``.
+        anchors: Found over the whole video (``global``), within windows (``local``), ``both``, or
+            ``none``.
+        anchor_divisor: Steps for each global anchor.
+        anchor_window: Steps of a local window.
+        anchors_per_window: Anchors of a window.
+        keep_repeated: Whether a step chosen globally and locally enters twice.
+        anchor_fusion: ``joint`` features of both modalities, or each modality's ``own``.
+        propagation: How anchors reach all steps: ``attention``, ``threshold`` or ``none``.
+        pooling: From steps to the video: ``top`` steps or ``attention``.
+        pool_divisor: Steps for each of the steps that ``top`` takes the mean of.
+        evidence_weight: Of the classifiers before the modalities meet.
+        smoothness_weight: Of the change from step to step.
+        sparsity_weight: Of the largest activation of each step.
+    """
+
+    selection: str = choice("bernoulli", SELECTIONS)
+    anchors: str = choice("both", ANCHORS)
+    anchor_divisor: int = at_least(8, 1)
+    anchor_window: int = at_least(16, 1)
+    anchors_per_window: int = at_least(2, 1)
+    keep_repeated: bool = True
+    anchor_fusion: str = choice("joint", ANCHOR_FUSIONS)
+    propagation: str = choice("attention", PROPAGATIONS)
+    pooling: str = choice("top", POOLINGS)
+    pool_divisor: int = at_least(8, 1)
+    evidence_weight: float = at_least(1.0, 0)
+    smoothness_weight: float = at_least(0.1, 0)
+    sparsity_weight: float = at_least(0.0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LocaliseConfig:
+    """From activation to events, for CLASP; see `model.activation.Recipe`.
+
+    Attributes:
+        smoothing: Steps of the centred mean over the activation.
+        thresholds: Each one's connected runs are candidates.
+        outer: Width of the surroundings that a candidate is compared with, in its lengths.
+        video_weight: Weight of the video's score beside the contrast.
+        min_video_score: Classes that the video scores lower are left out.
+        sigma: Of Soft-NMS.
+    """
+
+    smoothing: int = at_least(5, 1)
+    thresholds: tuple[float, ...] = limited(
+        (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Limit("rising thresholds in (0, 1]", rising_shares)
+    )
+    outer: float = at_least(0.5, 0)
+    video_weight: float = at_least(0.2, 0)
+    min_video_score: float = between(0.0, 0, 1)
+    sigma: float = positive(0.4)
+
+
+@dataclass(frozen=True, slots=True)
+class SemiWeakConfig:
+    """LoCo from few segments: a weak model's events stand in for those of all other videos.
+
+    Attributes:
+        teacher: At most one: the checkpoint of a weak model (``.safetensors``), or the recipe of
+            one, which is then trained first, on the same data with the same seed. None trains on
+            all segments, as ever.
+        strong_fraction: Share of the training videos whose segments are read.
+        min_score: Weaker events of the teacher are left out.
+    """
+
+    teacher: tuple[Path, ...] = limited(
+        (), Limit("one recipe or checkpoint, or none", lambda paths: len(paths) <= 1)
+    )
+    strong_fraction: float = between(1.0, 0, 1)
+    min_score: float = between(0.35, 0, 1)
