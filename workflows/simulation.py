@@ -23,14 +23,15 @@ from extractors.spec import Modality
 from extractors.store import FeatureStore
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import ConfigError
-from pipeline.recipe_fields import Limit, at_least, limited
+from pipeline.recipe_fields import Limit, at_least, between, limited
 from workflows.annotations import Annotations, VideoLabels, load_annotations
-from workflows.simulation_video import Habits, plan_video, video_rows
+from workflows.simulation_video import Bond, Habits, plan_video, video_rows
 from workflows.simulation_world import Encoder, make_world
 
 VERSION = 1  # raised whenever the same settings give other features
 SUBSETS = ("train", "validation", "test")
 ALL = -1  # as a number of videos or classes
+BOND_STREAM = 0xB0  # sets apart the random numbers that the modalities share
 
 
 def _count(default: int, low: int) -> Any:
@@ -51,6 +52,8 @@ class SimulationSettings:
         vision_dim: Width of picture features.
         audio_dim: Width of sound features.
         noise: Strength of all that has no class, in norms of a class prototype.
+        correspondence: Share of the variance of scenes and sources, and of the changes of their
+            strength, that picture and sound have in common.
         seed: Decides everything else.
     """
 
@@ -61,6 +64,7 @@ class SimulationSettings:
     vision_dim: int = at_least(1536, 2)
     audio_dim: int = at_least(1536, 2)
     noise: float = at_least(1.0, 0)
+    correspondence: float = between(0.0, 0, 1)
     seed: int = at_least(0, 0)
 
 
@@ -214,8 +218,15 @@ def _add_video(
     duration = float(video.duration or 0.0)
     own = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big")
     rng = np.random.default_rng([settings.seed, own])
+    bond = Bond(
+        settings.correspondence,
+        np.random.default_rng([settings.seed, own, BOND_STREAM]),
+        width=max(encoder.dim for encoder in world.values()),
+    )
     sources = plan_video(video.events, numbers, duration, habits, rng)
-    rows = video_rows(sources, world, store.spec.grid, duration, noise=settings.noise, rng=rng)
+    rows = video_rows(
+        sources, world, store.spec.grid, duration, noise=settings.noise, bond=bond, rng=rng
+    )
     made = {"vision": "simulation", "audio": "simulation"}
     with store.writer(id) as writer:
         writer.append(rows)
@@ -249,5 +260,8 @@ def _enough(what: str, wanted: int, there: int, path: Path) -> None:
 def _mark(annotations: Path, settings: SimulationSettings) -> str:
     """Hash of all that decides the features."""
     content = hashlib.sha256(annotations.read_bytes()).hexdigest()
-    text = json.dumps([VERSION, content, asdict(settings)], sort_keys=True)
+    values = asdict(settings)
+    if not settings.correspondence:
+        del values["correspondence"]  # features of before there was a choice are the same
+    text = json.dumps([VERSION, content, values], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:MARK_LENGTH]

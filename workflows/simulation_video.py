@@ -9,7 +9,7 @@ Shapes: T steps, J cells, D feature width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -62,6 +62,50 @@ class Habits:
 
     shares: Array
     lengths: Array
+
+
+@dataclass(slots=True)
+class Bond:
+    """What picture and sound of one video know of each other beyond class and time.
+
+    A share of every scene's and every source's own variance is the same in both modalities: the
+    same numbers along the main directions of each encoder, and the same changes of strength. With
+    share 0 the two have nothing in common, as two encoders that were trained apart.
+
+    Attributes:
+        share: Of the variance, 0 to 1.
+        rng: Decides what they have in common; another one than decides the rest, so that the share
+            changes nothing else.
+        width: The larger D of the two encoders.
+        scene: Filled on the first call, for both modalities.
+        sources: Likewise, by the place of the source.
+    """
+
+    share: float
+    rng: np.random.Generator
+    width: int
+    scene: tuple[Array, Array] | None = None
+    sources: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+
+    def of_scene(self, cells: int) -> tuple[Array, Array]:
+        """(1, D) and (J, D) normals of the constant and of the changing part."""
+        if self.scene is None:
+            self.scene = self._normals(1, self.width), self._normals(cells, self.width)
+        return self.scene
+
+    def of_source(self, place: int, cells: int) -> tuple[Array, Array]:
+        """(1, D) normals of the source itself, and (J + 1, 1) of its strength and its changes."""
+        if place not in self.sources:
+            self.sources[place] = self._normals(1, self.width), self._normals(cells + 1, 1)
+        return self.sources[place]
+
+    def blend(self, own: Array, common: Array) -> Array:
+        """Both of one variance in, what the modality has of that variance out."""
+        blended: Array = np.sqrt(1 - self.share) * own + np.sqrt(self.share) * common
+        return blended
+
+    def _normals(self, count: int, width: int) -> Array:
+        return self.rng.standard_normal((count, width))
 
 
 def plan_video(
@@ -144,6 +188,7 @@ def video_rows(
     duration: float,
     *,
     noise: float,
+    bond: Bond,
     rng: np.random.Generator,
 ) -> Rows:
     """Features of one video, every array of (T, ...).
@@ -154,16 +199,21 @@ def video_rows(
         grid: Where the steps lie.
         duration: Seconds of the video.
         noise: Strength of everything without a class, in norms of a prototype.
-        rng: Decides everything.
+        bond: What the modalities have in common.
+        rng: Decides everything else.
     """
     steps = grid.steps(duration)
     rows: Rows = {}
     for modality in MODALITIES:
         encoder = world[modality]
-        vectors = _background(encoder, _cells(grid, steps), grid.step_seconds, noise, rng)
-        for source in sources:
+        vectors = noise * _background(encoder, _cells(grid, steps), grid.step_seconds, bond, rng)
+        for place, source in enumerate(sources):
             if modality in source.spans:
-                vectors += _trace(source, modality, encoder, len(vectors), grid, rng)
+                common = bond.of_source(place, len(vectors))
+                vector = _source_vector(source, encoder, bond, common[0], rng)
+                strength = _strength(len(vectors), grid.step_seconds, bond, common[1], rng)
+                activity = _activity(source.spans[modality], len(vectors), grid) * strength
+                vectors += activity[:, None] * vector
         features = encoder.rotate(encoder.mean + _smear(vectors, grid, steps))
         if modality == "audio":
             features /= np.linalg.norm(features, axis=1, keepdims=True)
@@ -188,39 +238,47 @@ def _smear(vectors: Array, grid: WindowGrid, steps: int) -> Array:
 
 
 def _background(
-    encoder: Encoder, cells: int, cell_s: float, noise: float, rng: np.random.Generator
+    encoder: Encoder, cells: int, cell_s: float, bond: Bond, rng: np.random.Generator
 ) -> Array:
     """(J, D) scene, nuisance and white noise; the first two have the encoder's covariance."""
-    constant = encoder.draw(rng, 1)
-    changing = _drift(encoder.draw(rng, cells), cell_s, SCENE_S)
+    still, moving = bond.of_scene(cells)
+    constant = bond.blend(encoder.draw(rng, 1), encoder.colour(still))
+    innovations = bond.blend(encoder.draw(rng, cells), encoder.colour(moving))
+    changing = _drift(innovations, cell_s, SCENE_S)
     nuisance = _drift(encoder.draw(rng, cells), cell_s, NUISANCE_S)
     white = rng.standard_normal((cells, encoder.dim)) * (WHITE_NORM / np.sqrt(encoder.dim))
-    background: Array = noise * (np.sqrt(0.5) * (constant + changing) + nuisance + white)
+    background: Array = np.sqrt(0.5) * (constant + changing) + nuisance + white
     return background
 
 
-def _trace(
-    source: Source,
-    modality: Modality,
-    encoder: Encoder,
-    cells: int,
-    grid: WindowGrid,
-    rng: np.random.Generator,
+def _source_vector(
+    source: Source, encoder: Encoder, bond: Bond, common: Array, rng: np.random.Generator
 ) -> Array:
-    """(J, D) what a source adds to the features: its own vector, as strong as it is just then."""
-    start, end = source.spans[modality]
-    own = encoder.draw(rng, 1)[0]
-    vector = (
+    """(D,) direction of a source: that of its class, and what sets it apart from the class."""
+    own = bond.blend(encoder.draw(rng, 1), encoder.colour(common))[0]
+    vector: Array = (
         np.sqrt(1 - INSTANCE_SHARE) * encoder.prototypes[source.label]
         + np.sqrt(INSTANCE_SHARE) * own
     )
-    swell = _drift(rng.standard_normal((cells, 1)), grid.step_seconds, SWELL_S)[:, 0]
-    strength = np.exp(GAIN_SPREAD * rng.standard_normal() + SWELL_SPREAD * swell)
+    return vector
+
+
+def _strength(
+    cells: int, cell_s: float, bond: Bond, common: Array, rng: np.random.Generator
+) -> Array:
+    """(J,) how strong a source is at each time."""
+    innovations = bond.blend(rng.standard_normal((cells, 1)), common[1:])
+    swell = _drift(innovations, cell_s, SWELL_S)[:, 0]
+    gain = bond.blend(rng.standard_normal(1), common[0])
+    strength: Array = np.exp(GAIN_SPREAD * gain + SWELL_SPREAD * swell)
+    return strength
+
+
+def _activity(span: tuple[float, float], cells: int, grid: WindowGrid) -> Array:
+    """(J,) share of each cell in which a source is there."""
     first = np.arange(cells) * grid.step_seconds
-    covered = np.minimum(first + grid.step_seconds, end) - np.maximum(first, start)
-    activity = np.clip(covered / grid.step_seconds, 0.0, 1.0) * strength
-    trace: Array = activity[:, None] * vector
-    return trace
+    covered = np.minimum(first + grid.step_seconds, span[1]) - np.maximum(first, span[0])
+    return np.clip(covered / grid.step_seconds, 0.0, 1.0)
 
 
 def _drift(innovations: Array, cell_s: float, constant_s: float) -> Array:

@@ -49,8 +49,12 @@ class Encoder:
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """(N, D) vectors of the encoder's covariance, expected squared norm 1."""
-        drawn: Array = rng.standard_normal((count, self.dim)) * self.deviations
-        return drawn
+        return self.colour(rng.standard_normal((count, self.dim)))
+
+    def colour(self, normals: Array) -> Array:
+        """(N, >= D) independent standard normals in, (N, D) vectors of the covariance out."""
+        vectors: Array = normals[:, : self.dim] * self.deviations
+        return vectors
 
     def rotate(self, vectors: Array) -> Array:
         """(N, D) along the eigenvectors in, (N, D) features out."""

@@ -21,10 +21,14 @@ from workflows.dataset import SplitDataset
 from workflows.simulation import Simulation, SimulationSettings, choose_videos, simulate
 from workflows.simulation_video import (
     GAP_S,
+    INSTANCE_SHARE,
     JITTER_S,
     LAG_SHARE,
+    Bond,
     Habits,
     Source,
+    _source_vector,
+    _strength,
     plan_video,
     video_rows,
 )
@@ -39,6 +43,10 @@ NUMBERS = {"bell": 0, "dog": 1, "drum": 2}
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_annotations(tmp_path_factory.mktemp("labels"), train=30, validation=4, test=20)
+
+
+def bond(share: float, *, seed: int = 9) -> Bond:
+    return Bond(share, np.random.default_rng(seed), width=48)
 
 
 def contents(made: Simulation) -> dict[str, bytes]:
@@ -212,7 +220,9 @@ def test_an_onset_is_a_ramp_as_long_as_the_window() -> None:
     world = make_world(tuple(NUMBERS), {"vision": 12, "audio": 12}, seed=0)
     grid = WindowGrid()
     source = Source(1, {"vision": (10.0, 20.0)})
-    rows = video_rows([source], world, grid, 30.0, noise=0.0, rng=np.random.default_rng(0))
+    rows = video_rows(
+        [source], world, grid, 30.0, noise=0.0, bond=bond(0.0), rng=np.random.default_rng(0)
+    )
     mean = world["vision"].rotate(world["vision"].mean[None])[0]
     strength = np.linalg.norm(rows["vision"] / 12.0 - mean, axis=1)
     last_outside = int(np.floor((10.0 - grid.window_seconds) / grid.step_seconds))
@@ -222,6 +232,50 @@ def test_an_onset_is_a_ramp_as_long_as_the_window() -> None:
     assert ramp[2] == pytest.approx(ramp[4] / 2, rel=0.35)  # half of the window; strength drifts
     # What is not heard leaves no trace in the sound.
     assert np.ptp(rows["audio"], axis=0).max() < 1e-5
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_picture_and_sound_have_the_share_in_common_that_is_asked_for(share: float) -> None:
+    world = make_world(sorted(NUMBERS), {"vision": 48, "audio": 32}, seed=3)
+    pairs = []
+    for seed in range(200):  # sources that are there from end to end, one a video
+        source = Source(0, {"vision": (0.0, 4.0), "audio": (0.0, 4.0)})
+        common = bond(share, seed=seed).of_source(0, 1)[0]
+        rng = np.random.default_rng([seed, 1])
+        pairs.append(
+            [
+                (_source_vector(source, encoder, bond(share), common, rng)
+                 - np.sqrt(1 - INSTANCE_SHARE) * encoder.prototypes[0]) / encoder.deviations
+                for encoder in world.values()
+            ]
+        )  # fmt: skip
+    seen = np.stack([pair[0][:32] for pair in pairs]).ravel()
+    heard = np.stack([pair[1][:32] for pair in pairs]).ravel()
+    assert np.corrcoef(seen, heard)[0, 1] == pytest.approx(share, abs=0.03)
+    assert seen.var() == pytest.approx(INSTANCE_SHARE, rel=0.05)
+
+
+def test_the_strength_of_a_source_rises_and_falls_alike_where_all_is_common() -> None:
+    def correlation(share: float) -> float:
+        common = bond(share).of_source(0, 2000)[1]
+        seen, heard = (
+            _strength(2000, 0.25, bond(share), common, np.random.default_rng(seed))
+            for seed in (1, 2)
+        )
+        return float(np.corrcoef(np.log(seen), np.log(heard))[0, 1])
+
+    assert correlation(1.0) == pytest.approx(1.0)
+    assert abs(correlation(0.0)) < 0.1
+
+
+def test_correspondence_changes_the_features_but_not_what_happens_when(
+    labels: Path, tmp_path: Path
+) -> None:
+    apart = simulate(labels, tmp_path / "apart", TINY)
+    bound = simulate(labels, tmp_path / "bound", replace(TINY, correspondence=0.5))
+    assert apart.annotations.read_bytes() == bound.annotations.read_bytes()
+    assert apart.backbone != bound.backbone
+    assert contents(apart) != contents(bound)
 
 
 def test_encoders_have_a_common_part_few_directions_and_groups_of_classes() -> None:
