@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+from pipeline.cli import build_parser
 from tests.test_architecture import ROOT
 
 DOCKER = ROOT / "docker"
@@ -154,6 +155,26 @@ def test_the_services_start_what_the_documentation_says() -> None:
     devices = services["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["driver"] == "nvidia" and "gpu" in devices[0]["capabilities"]
     assert all(services[name]["image"].startswith("pipeline:") for name in services)
+
+
+def test_the_kubernetes_objects_fit_each_other_and_the_command_line() -> None:
+    cluster, job = yaml.safe_load_all((DOCKER / "kubernetes.yaml").read_text())
+    name = cluster["metadata"]["name"]
+    scheduler, worker = cluster["spec"]["scheduler"], cluster["spec"]["worker"]
+    assert scheduler["service"]["selector"]["dask.org/cluster-name"] == name
+    ports = {port["name"] for port in scheduler["spec"]["containers"][0]["ports"]}
+    assert {port["targetPort"] for port in scheduler["service"]["ports"]} == ports
+    (container,) = worker["spec"]["containers"]
+    assert container["command"][container["command"].index("--nthreads") + 1] == "1"
+    offered = container["command"][container["command"].index("--resources") + 1]
+    assert offered == f"GPU={container['resources']['limits']['nvidia.com/gpu']}"
+    pod = job["spec"]["template"]["spec"]
+    args = build_parser().parse_args(pod["containers"][0]["args"])
+    assert args.scheduler == f"tcp://{name}-scheduler:8786"
+    assert pod["volumes"] == worker["spec"]["volumes"]
+    mounts = pod["containers"][0]["volumeMounts"]
+    assert mounts == container["volumeMounts"]
+    assert args.inputs[0].startswith(mounts[0]["mountPath"])
 
 
 def test_the_script_that_builds_without_docker_is_sound_shell() -> None:
