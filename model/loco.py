@@ -8,6 +8,7 @@ P = sum of T_l points, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from model.assignment import assign_batch, count_missed
 from model.attention import Block
 from model.correspondence import Correspondence
+from model.doubt import Doubt, doubt_points
 from model.embedding import Embedding
 from model.heads import Decoder, Heads
 from model.losses import (
@@ -316,31 +318,50 @@ class LoCo(nn.Module):
         stream: Tensor = self.unimodal[name](self.embed[name](x, mask, lengths), mask)
         return stream
 
-    def loss(self, prediction: Prediction, segments: list[Tensor], labels: list[Tensor]) -> Losses:
+    def loss(
+        self,
+        prediction: Prediction,
+        segments: list[Tensor],
+        labels: list[Tensor],
+        doubts: Sequence[Doubt] | None = None,
+    ) -> Losses:
         """Eq 9 for one batch.
 
         Args:
             prediction: Of this batch.
             segments: For each video (N, 2) start and end in steps; N may be 0.
             labels: For each video (N,) class numbers.
+            doubts: For each video how far this is believed; entirely, when omitted.
         """
         target, distance = self.targets(prediction.points, segments, labels)
         valid = prediction.mask
         positive = (target > 0) & valid[..., None]
-        positives = positive.any(-1).sum()
+        doubt, positives = None, positive.any(-1).sum()
+        if doubts is not None:
+            points, nearest = prediction.points, self.force_nearest
+            doubt = doubt_points(
+                points, segments, labels, doubts, classes=self.classes, nearest=nearest
+            )
+            target = doubt.target
+            positives = (doubt.interval_weight * positive).amax(-1).sum()  # as many as they weigh
         normaliser = self.normaliser(positives)
         classes = focal_loss(
             prediction.logits[valid],
             smooth_targets(target[valid], self.label_smoothing),
             alpha=self.focal_alpha,
             gamma=self.focal_gamma,
+            soft=doubt is not None,
         )
+        if doubt is not None:
+            classes = classes * doubt.weight[valid]
         classes = classes.sum() / normaliser
         if not self.class_aware:  # all classes of a point have the same distances: count them once
             positive = positive & (positive.cumsum(-1) == 1)
         intervals = interval_loss(
             prediction.distances[positive], distance[positive], kind=self.interval
         )
+        if doubt is not None:
+            intervals = intervals * doubt.interval_weight[positive]
         intervals = intervals.sum() / normaliser
         correspondence = prediction.logits.new_zeros(())
         if self.correspondence is not None:

@@ -18,15 +18,18 @@ def focal_loss(
     *,
     alpha: float = 0.25,
     gamma: float = 2.0,
+    soft: bool = False,
 ) -> Tensor:
     """Sigmoid focal loss per element (Lin et al., 2017).
 
-    A negative ``alpha`` leaves the class weight out.
+    A negative ``alpha`` leaves the class weight out. With ``soft`` a target may be any probability
+    and the loss is least there (quality focal loss, Li et al., 2020); at 0 and 1 both are the same.
     """
     probability = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     right = probability * targets + (1 - probability) * (1 - targets)
-    loss = entropy * (1 - right) ** gamma
+    wrong = (targets - probability).abs() if soft else 1 - right
+    loss = entropy * wrong**gamma
     if alpha >= 0:
         loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
     return loss

@@ -20,6 +20,7 @@ ANCHORS = ("both", "global", "local", "none")
 ANCHOR_FUSIONS = ("joint", "own")
 PROPAGATIONS = ("attention", "threshold", "none")
 POOLINGS = ("top", "attention")
+EVENT_TARGETS = ("hard", "weighted", "soft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,17 @@ class SemiWeakConfig:
             all segments, as ever.
         strong_fraction: Share of the training videos whose segments are read.
         min_score: Weaker events of the teacher are left out.
+        event_targets: What the score of the teacher's event is: nothing (``hard``: its events are
+            taken for true ones), their weight in the loss (``weighted``), or the target of the
+            class score (``soft``; then all its candidates count, one within another, and the ends
+            of each weigh as much as its score).
+        ignore: Two shares, or none: steps outside of the teacher's events where its activation of
+            a class of the video reaches the first, and steps inside where it does not reach the
+            second, are left out of the loss of that class.
+        warm_start: Whether the student starts with the teacher's embedding and unimodal blocks,
+            which LoCo and CLASP share, in place of fresh ones.
+        weak_videos: Whether videos without segments are learned from at all; without them nothing
+            is asked of a teacher.
     """
 
     teacher: tuple[Path, ...] = limited(
@@ -99,3 +111,13 @@ class SemiWeakConfig:
     )
     strong_fraction: float = between(1.0, 0, 1)
     min_score: float = between(0.35, 0, 1)
+    event_targets: str = choice("hard", EVENT_TARGETS)
+    ignore: tuple[float, ...] = limited(
+        (), Limit("none, or two rising shares in (0, 1]", lambda v: not v or _two_shares(v))
+    )
+    warm_start: bool = False
+    weak_videos: bool = True
+
+
+def _two_shares(value: tuple[float, ...]) -> bool:
+    return len(value) == 2 and rising_shares(value)

@@ -44,12 +44,14 @@ class VideoLabels:
         duration: Seconds, or None where the file says none.
         events: Its events with score 1, in the order of the file.
         only_classes: Classes of a video whose segments are unknown or were not to be read.
+        unsure: Stretches that may or may not belong to an event of the class; no file has them.
     """
 
     subset: str
     duration: float | None
     events: tuple[Event, ...]
     only_classes: tuple[str, ...] = ()
+    unsure: tuple[Event, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -122,4 +122,5 @@ def _localisation_data(recipe: Recipe) -> dict[str, Any]:
 def _semi_weak_data(recipe: Recipe) -> dict[str, Any]:
     """What the card says of training on few segments."""
     wanted = recipe.semi_weak
-    return {"strong_fraction": wanted.strong_fraction} if wanted.teacher else {}
+    given = wanted.teacher or not wanted.weak_videos
+    return {"strong_fraction": wanted.strong_fraction} if given else {}

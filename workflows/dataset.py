@@ -22,8 +22,10 @@ from extractors.spec import MODALITIES
 from extractors.store import FeatureStore
 from extractors.windows import WindowGrid
 from model.assignment import matches
+from model.doubt import Doubt, batch_doubts
 from model.points import make_points
 from pipeline.core.errors import StoreError
+from pipeline.core.events import Event
 from workflows.annotations import DURATION_SLACK_S, BadRows, VideoLabels, refuse_rows
 from workflows.matching import list_some, match_ids
 
@@ -40,9 +42,9 @@ class Sample:
         audio: (Ca, T).
         vision_mask: (T,).
         audio_mask: (T,).
-        segments: (N, 2) start and end in steps; may be fractional, and negative before the
-            centre of the first window.
+        segments: (N, 2) start and end in steps; negative before the first window's centre.
         labels: (N,) class numbers.
+        doubt: How far segments and labels are believed; None for entirely.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Sample:
     audio_mask: Tensor
     segments: Tensor
     labels: Tensor
+    doubt: Doubt | None = None
 
     @property
     def steps(self) -> int:
@@ -70,6 +73,7 @@ class Batch:
         audio_mask: (B, T).
         segments: Of each sample, (N, 2).
         labels: Of each sample, (N,).
+        doubts: Of each sample; None where all is believed.
     """
 
     vision: Tensor
@@ -78,6 +82,7 @@ class Batch:
     audio_mask: Tensor
     segments: list[Tensor]
     labels: list[Tensor]
+    doubts: list[Doubt] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; a pinned one is copied while the caller goes on."""
@@ -95,6 +100,7 @@ class Batch:
             change(self.audio_mask),
             [change(entry) for entry in self.segments],
             [change(entry) for entry in self.labels],
+            self.doubts and [entry.each(change) for entry in self.doubts],
         )
 
 
@@ -106,9 +112,9 @@ class SplitDataset:
         videos: The annotated videos, by id.
         classes: Class names in order.
         modalities: ``both``, or the one to keep; the other is masked as if it were missing.
-        bad_rows: What happens to events that start after the end of the extracted video:
-            ``error``, or ``drop``.
+        bad_rows: Of events that start after the extracted video: ``error``, or ``drop``.
         cache_bytes: Samples are kept in memory where all of them together take no more.
+        event_targets: What the score of an event is to training; see `model.doubt.Doubt`.
 
     Attributes:
         videos: Those of which there are features, by id.
@@ -120,8 +126,7 @@ class SplitDataset:
 
     Raises:
         StoreError: The store holds none of the videos.
-        ConfigError: An id fits several videos of the store; an event starts after the end of its
-            video.
+        ConfigError: An id fits several videos of the store; an event starts after its video.
     """
 
     def __init__(
@@ -133,8 +138,10 @@ class SplitDataset:
         modalities: str = "both",
         bad_rows: BadRows = "error",
         cache_bytes: int = 0,
+        event_targets: str = "hard",
     ) -> None:
         self._store = store
+        self._event_targets = event_targets
         self._modalities = modalities
         self._number = {name: number for number, name in enumerate(classes)}
         self._stored, self.missing = match_ids(videos, store.ids())
@@ -197,9 +204,8 @@ class SplitDataset:
         """One sentence about annotated videos without features; empty where there are none."""
         if not self.missing:
             return ""
-        total = len(self.missing) + len(self.ids)
-        names = list_some(self.missing)
-        return f"{len(self.missing)} of {total} annotated videos have no features: {names}"
+        count, total = len(self.missing), len(self.missing) + len(self.ids)
+        return f"{count} of {total} annotated videos have no features: {list_some(self.missing)}"
 
     def crops(self, max_steps: int) -> list[str]:
         """Ids as one epoch shows them: a video n times as long as ``max_steps`` comes n times."""
@@ -210,7 +216,12 @@ class SplitDataset:
 
         Counted on whole videos; see `model.assignment.matches`.
         """
-        return sum(_unreachable(self._segments(id), self._steps[id], levels) for id in self.ids)
+        lost = 0
+        for id in self.ids:
+            points = make_points([-(-self._steps[id] // 2**level) for level in range(levels)])
+            match = matches(points, self._segments(id, self.videos[id].events))
+            lost += int((~match.any(0)).sum())
+        return lost
 
     def features(self, id: str) -> Features:
         """Features of one video, memory-mapped.
@@ -237,8 +248,9 @@ class SplitDataset:
         sample = Sample(
             id,
             *feature_tensors(self.features(id), modalities=self._modalities),
-            segments=self._segments(id),
+            segments=self._segments(id, self.videos[id].events),
             labels=self._labels(id),
+            doubt=self._doubt(id),
         )
         if self._cache is not None:
             self._cache[id] = sample
@@ -258,14 +270,24 @@ class SplitDataset:
 
     def _labels(self, id: str) -> Tensor:
         """(N,) class numbers of a video's events."""
-        numbers = [self._number[event.label] for event in self.videos[id].events]
-        return torch.tensor(numbers, dtype=torch.long)
+        return self._kinds_of(self.videos[id].events)
 
-    def _segments(self, id: str) -> Tensor:
+    def _kinds_of(self, events: Sequence[Event]) -> Tensor:
+        return torch.tensor([self._number[event.label] for event in events], dtype=torch.long)
+
+    def _segments(self, id: str, events: Sequence[Event]) -> Tensor:
         """(N, 2) events of a video in steps, clipped to what was extracted of it."""
         last = self._ends[id]
-        ends = np.array([(event.start, min(event.end, last)) for event in self.videos[id].events])
+        ends = np.array([(event.start, min(event.end, last)) for event in events])
         return torch.from_numpy(self.grid.to_grid(ends.reshape(-1, 2))).float()
+
+    def _doubt(self, id: str) -> Doubt | None:
+        video = self.videos[id]
+        if self._event_targets == "hard" and not video.unsure:
+            return None
+        confidence = torch.tensor([event.score for event in video.events])
+        stretches, kinds = self._segments(id, video.unsure), self._kinds_of(video.unsure)
+        return Doubt.of(confidence, stretches, kinds, targets=self._event_targets)
 
 
 def feature_tensors(
@@ -338,6 +360,7 @@ def random_crop(
         sample.audio_mask[piece],
         inside[kept] - start,
         sample.labels[kept],
+        sample.doubt and sample.doubt.cut(start, length, kept),
     )
 
 
@@ -348,11 +371,6 @@ def _remains(segments: Tensor, start: int, length: int, keep: float) -> tuple[Te
     whole = (segments[:, 1] - segments[:, 0]).clamp(min=1e-6)
     too_long = whole * keep > length
     return inside, (rest / whole >= keep) | (too_long & (rest >= length / 2))
-
-
-def _unreachable(segments: Tensor, steps: int, levels: int) -> int:
-    points = make_points([-(-steps // 2**level) for level in range(levels)])
-    return int((~matches(points, segments).any(0)).sum())
 
 
 def collate(samples: Sequence[Sample], *, steps: int | None = None) -> Batch:
@@ -377,4 +395,5 @@ def collate(samples: Sequence[Sample], *, steps: int | None = None) -> Batch:
         pad([entry.audio_mask for entry in samples]),
         [entry.segments for entry in samples],
         [entry.labels for entry in samples],
+        batch_doubts([entry.doubt for entry in samples], [len(entry.labels) for entry in samples]),
     )

@@ -68,7 +68,7 @@ class WeakPredictor:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        scan = self._scanned(features)
+        scan = self.scanned(features)
         return scan.candidates(features.grid, features.summary.duration)
 
     def detect(self, features: Features) -> tuple[list[Event], Curves]:
@@ -77,7 +77,7 @@ class WeakPredictor:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        scan = self._scanned(features)
+        scan = self.scanned(features)
         events = scan.events(features.grid, features.summary.duration)
         return events, scan.curves(events, features.grid)
 
@@ -87,13 +87,18 @@ class WeakPredictor:
         Raises:
             CheckpointError: The features are of another backbone than the model was trained on.
         """
-        return self._scanned(features).activation
+        return self.scanned(features).activation
 
     def scan(self, *, curves: bool = True) -> WeakScan:
         """A fresh look at one video whose features come in blocks; curves are always kept."""
         return WeakScan(self._model, self.card, settings=self._settings)
 
-    def _scanned(self, features: Features) -> WeakScan:
+    def scanned(self, features: Features) -> WeakScan:
+        """A look at all of a stored video.
+
+        Raises:
+            CheckpointError: The features are of another backbone than the model was trained on.
+        """
         self.card.check_features(features.digest)
         scan = self.scan()
         scan.add_stored(features)

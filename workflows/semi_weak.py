@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from extractors.store import FeatureStore
+from model.build import Network
 from model.checkpoint import load_network
 from model.clasp import CLASP
 from pipeline.config import load_recipe
@@ -25,26 +26,33 @@ from pipeline.core.events import Event
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations, BadRows, VideoLabels, load_annotations
 from workflows.predict import predictor_of
-from workflows.pseudo_labels import Find, pseudo_label, strong_ids
+from workflows.predict_weak import WeakPredictor
+from workflows.pseudo_labels import Answer, Find, pseudo_label, strong_ids
+from workflows.stage_data import few_segments
 from workflows.weak_dataset import WeakDataset
 
 FILE = "semi_weak.json"
 TEACHER = "teacher"  # folder of a teacher that is trained here
+SHARED = ("embed", "unimodal")  # parts that CLASP and LoCo have alike
 
 
 def is_semi_weak(recipe: Recipe) -> bool:
-    """Whether a weak model's events stand in for some of the segments."""
-    return bool(recipe.semi_weak.teacher) and recipe.semi_weak.strong_fraction < 1
+    """Whether a weak model's events stand in for some of the segments, or these are left out."""
+    wanted = recipe.semi_weak
+    return few_segments(recipe) and (bool(wanted.teacher) or not wanted.weak_videos)
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe | None:
-    """The recipe of a teacher that is to be trained first; None where a checkpoint is given.
+    """The recipe of a teacher that is to be trained first; None where none is.
 
-    It learns from the same data with the same seed, in the folder ``teacher`` of the run.
+    It learns from the same data with the same seed, in the folder ``teacher`` of the run. There is
+    none where a checkpoint is given, or weak videos are left out.
 
     Raises:
         ConfigError: The recipe is wrong, or is not that of a weak model.
     """
+    if not recipe.semi_weak.weak_videos:
+        return None
     (path,) = recipe.semi_weak.teacher
     if path.suffix == ".safetensors":
         return None
@@ -63,12 +71,14 @@ def teacher_recipe(recipe: Recipe) -> Recipe | None:
     )
 
 
-def teacher_checkpoint(recipe: Recipe) -> Path:
-    """Where the teacher's weights are, or will be."""
+def teacher_checkpoints(recipe: Recipe) -> list[Path]:
+    """Where the teacher's weights are, or will be; none where no teacher is asked."""
+    if not recipe.semi_weak.weak_videos:
+        return []
     (path,) = recipe.semi_weak.teacher
     if path.suffix == ".safetensors":
-        return path
-    return recipe.output.folder / TEACHER / "best.safetensors"
+        return [path]
+    return [recipe.output.folder / TEACHER / "best.safetensors"]
 
 
 def semi_weak_labels(
@@ -100,14 +110,21 @@ def semi_weak_labels(
     wanted = recipe.semi_weak
     strong = strong_ids(data.videos, fraction=wanted.strong_fraction, seed=recipe.train.seed)
     true = _true_segments(recipe, labels, strong)
-    weak = {id: video for id, video in data.videos.items() if id not in strong}
+    known = set(data.ids) if wanted.weak_videos else strong
+    weak = {id: data.videos[id] for id in data.ids if id in known - strong}
     mark = _mark(recipe, store, data, sorted(strong))
     found = _kept(recipe, weak, mark)
-    if found is None:
+    if not weak:
+        found = {}
+    elif found is None:
         found = pseudo_label(
-            weak, _finder(recipe, labels, data, device), min_score=wanted.min_score
+            weak,
+            _finder(recipe, labels, data, device),
+            min_score=wanted.min_score,
+            targets=wanted.event_targets,
+            ignore=wanted.ignore,
         )
-    videos = {id: true[id] if id in strong else found[id] for id in data.ids}
+    videos = {id: true[id] if id in strong else found[id] for id in data.ids if id in known}
     videos = {id: video for id, video in videos.items() if video.events or id in strong}
     path = recipe.output.folder / FILE
     write_json(
@@ -122,15 +139,37 @@ def semi_weak_labels(
             "database": {id: _entry(video) for id, video in videos.items()},
         },
     )
-    known, found_events = (
+    true_events, found_events = (
         sum(len(video.events) for id, video in videos.items() if (id in strong) == is_strong)
         for is_strong in (True, False)
     )
     note = (
-        f"semi-weak: {known} annotated events of {len(strong)} videos, {found_events} events of "
-        f"the teacher in {len(videos) - len(strong)} others; {path} has them"
+        f"semi-weak: {true_events} annotated events of {len(strong)} videos, {found_events} events "
+        f"of the teacher in {len(videos) - len(strong)} others; {path} has them"
     )
     return replace(labels, videos=videos, notes=(*labels.notes, note))
+
+
+def start_from_teacher(model: Network, recipe: Recipe) -> None:
+    """Give a fresh model the parts that it shares with its teacher, where the recipe asks for it.
+
+    Raises:
+        ConfigError: The two are of different sizes.
+        CheckpointError: The teacher cannot be read.
+    """
+    if not recipe.semi_weak.warm_start:
+        return
+    (path,) = teacher_checkpoints(recipe)
+    teacher, _ = load_network(path)
+    for name in SHARED:
+        try:
+            model.get_submodule(name).load_state_dict(teacher.get_submodule(name).state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"semi_weak.warm_start: {name!r} of the teacher {path} is of another size",
+                hint="give both the same model.channels, embedding_layers, unimodal_blocks and "
+                "max_seq_len, or set semi_weak.warm_start=false",
+            ) from error
 
 
 def _true_segments(
@@ -150,8 +189,11 @@ def _true_segments(
 
 
 def _finder(recipe: Recipe, labels: Annotations, data: WeakDataset, device: torch.device) -> Find:
-    """The teacher as a function from a video's id to its events, best first, each once."""
-    path = teacher_checkpoint(recipe)
+    """The teacher as a function from a video's id to its events and activation.
+
+    Events come each once; where their scores are targets, all candidates do.
+    """
+    (path,) = teacher_checkpoints(recipe)
     model, card = load_network(path)
     if not isinstance(model, CLASP):
         raise CheckpointError(
@@ -161,21 +203,30 @@ def _finder(recipe: Recipe, labels: Annotations, data: WeakDataset, device: torc
         )
     card.check_classes(labels.classes)
     predict = predictor_of(model.to(device), card)
+    assert isinstance(predict, WeakPredictor)
 
-    def find(id: str) -> list[Event]:
-        return predict.detect(data.features(id))[0]
+    def find(id: str) -> Answer:
+        features = data.features(id)
+        scan = predict.scanned(features)
+        listed = scan.candidates if recipe.semi_weak.event_targets == "soft" else scan.events
+        events = listed(features.grid, features.summary.duration)
+        activation = scan.activation.activation.float().numpy()
+        return Answer(events, dict(zip(card.classes, activation.T, strict=True)), features.grid)
 
     return find
 
 
 def _mark(recipe: Recipe, store: FeatureStore, data: WeakDataset, strong: list[str]) -> str:
     """Hash of all that decides what the teacher is asked and what it answers."""
-    path = teacher_checkpoint(recipe)
-    with path.open("rb") as handle:
-        teacher = hashlib.file_digest(handle, "sha256").hexdigest()
+    teacher = ""
+    for path in teacher_checkpoints(recipe):
+        with path.open("rb") as handle:
+            teacher = hashlib.file_digest(handle, "sha256").hexdigest()
+    wanted = recipe.semi_weak
+    settings = [wanted.min_score, wanted.event_targets, wanted.ignore, wanted.weak_videos]
     classes = [data.videos[id].classes for id in data.ids]
     features = [store.record(id).sha256 for id in data.stored_ids]
-    value = [teacher, recipe.semi_weak.min_score, strong, data.ids, classes, features]
+    value = [teacher, settings, strong, data.ids, classes, features]
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -187,22 +238,31 @@ def _kept(
         value = json.loads((recipe.output.folder / FILE).read_text("utf-8"))
         if value["mark"] != mark:
             return None
-        rows = {id: value["database"].get(id, {}).get("annotations", []) for id in weak}
-        return {id: _video(video, rows[id]) for id, video in weak.items()}
+        entries = {id: value["database"].get(id, {}) for id in weak}
+        return {id: _video(video, entries[id]) for id, video in weak.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _video(video: VideoLabels, rows: list[dict[str, Any]]) -> VideoLabels:
-    events = tuple(Event(row["segment"][0], row["segment"][1], row["label"], 1.0) for row in rows)
-    return replace(video, events=events, only_classes=())
+def _video(video: VideoLabels, entry: dict[str, Any]) -> VideoLabels:
+    events, unsure = (
+        tuple(
+            Event(row["segment"][0], row["segment"][1], row["label"], row["score"])
+            for row in entry.get(name, [])
+        )
+        for name in ("annotations", "unsure")
+    )
+    return replace(video, events=events, only_classes=(), unsure=unsure)
 
 
 def _entry(video: VideoLabels) -> dict[str, Any]:
     return {
         "duration": video.duration,
         "subset": video.subset,
-        "annotations": [
-            {"segment": [event.start, event.end], "label": event.label} for event in video.events
-        ],
+        "annotations": [_row(event) for event in video.events],
+        "unsure": [_row(event) for event in video.unsure],
     }
+
+
+def _row(event: Event) -> dict[str, Any]:
+    return {"segment": [event.start, event.end], "label": event.label, "score": event.score}

@@ -20,6 +20,11 @@ def is_weak(recipe: Recipe) -> bool:
     return recipe.model.method == "clasp"
 
 
+def few_segments(recipe: Recipe) -> bool:
+    """Whether only a share of the training videos has segments that are read."""
+    return recipe.semi_weak.strong_fraction < 1
+
+
 def is_plain_list(recipe: Recipe) -> bool:
     """Whether the labels are a CSV of videos, without segments and subsets."""
     return recipe.data.annotations.suffix.lower() == ".csv"
@@ -63,6 +68,7 @@ def plain_split(
         modalities=recipe.data.modalities,
         bad_rows=bad_rows(recipe),
         cache_bytes=int(recipe.train.cache_gb * 1e9),
+        event_targets=recipe.semi_weak.event_targets if few_segments(recipe) else "hard",
     )
 
 

@@ -38,7 +38,8 @@ from workflows.predict import Predictor, TrainedDetector
 from workflows.semi_weak import (
     is_semi_weak,
     semi_weak_labels,
-    teacher_checkpoint,
+    start_from_teacher,
+    teacher_checkpoints,
     teacher_recipe,
 )
 from workflows.stage_data import (
@@ -174,13 +175,15 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     if recipe.data.validation and not (weak and is_plain_list(recipe)):
         checks = complete(recipe, split(recipe, labels, store, recipe.data.validation))
     ids = data.stored_ids + (checks.stored_ids if checks else [])
-    decisive = ["data", "model", "loss", "clasp", *(["semi_weak"] if teacher else [])]
+    decisive = ["data", "model", "loss", "clasp", *(["semi_weak"] if is_semi_weak(recipe) else [])]
     sections = [*decisive, "localise", "optim", "train", "infer"]
     mark = _fingerprint(recipe, store, ids, sections, *teacher)
     if _is_unchanged(recipe, "train", mark, "best.safetensors"):
         return StageRow("train", "unchanged")
     chosen = select_device(device)
     model, card = build_model(recipe, labels, store)
+    if is_semi_weak(recipe):
+        start_from_teacher(model, recipe)
     validate = None
     if checks:
         validate = (video_validator if weak else _validator)(recipe, checks, card)
@@ -224,7 +227,7 @@ def _training_labels(
         _train(teacher, device=device, resume=resume)
     data = complete(recipe, weak_split(recipe, labels, store, recipe.data.train))
     labels = semi_weak_labels(recipe, labels, store, data, device=select_device(device))
-    return labels, store, [teacher_checkpoint(recipe)]
+    return labels, store, teacher_checkpoints(recipe)
 
 
 def _evaluate(recipe: Recipe, *, device: str) -> StageRow:

@@ -187,7 +187,7 @@ def _losses(state: TrainState, batch: Batch, settings: TrainSettings) -> Losses 
     prediction = in_float32(prediction)
     if isinstance(state.model, CLASP):
         return state.model.loss(prediction, batch.labels)
-    return state.model.loss(prediction, batch.segments, batch.labels)
+    return state.model.loss(prediction, batch.segments, batch.labels, batch.doubts)
 
 
 def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Iterator[Batch]:

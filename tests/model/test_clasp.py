@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.clasp import CLASP, Activation
+from model.clasp import CLASP, SELECTIONS, Activation
 
 SMALL = {"vision_dim": 6, "audio_dim": 5, "classes": 3, "channels": 16, "heads": 2}
 
@@ -25,8 +25,7 @@ def inputs(*lengths: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 VARIANTS = [
     {},
-    {"selection": "softmax"},
-    {"selection": "random"},
+    *({"selection": name} for name in SELECTIONS[1:]),
     {"anchors": "global"},
     {"anchors": "local", "anchor_window": 5},
     {"anchors": "none"},

@@ -231,6 +231,7 @@ def test_each_variant_makes_a_training_step(name: str, variant: str) -> None:
     [
         ("simulated", "simulated"),
         ("clasp_simulated", "clasp_simulated"),
+        ("clasp_readings", "clasp_simulated"),
         ("semi_weak_simulated", "semi_weak_simulated"),
     ],
 )
@@ -247,12 +248,48 @@ def test_segments_are_worth_what_the_simulated_benchmark_measures() -> None:
     assert differences(full, variants("simulated")["LoCo"]) == {"output.folder"}
 
 
-CLASP_ROWS = [row.name for row in load_study(study_path("clasp_simulated")).variants]
+def test_segments_are_worth_what_the_demo_measures() -> None:
+    study, full = load_study(study_path("clasp_demo")), variants("clasp_demo")["LoCo with segments"]
+    assert study.simulation is None and study.base == shipped_recipe("clasp_demo")
+    # The epoch is not chosen, here as in all its rows; nothing is extracted or detected.
+    assert differences(full, load_recipe(shipped_recipe("demo"))) == {
+        "data.validation", "detect.inputs", "detect.formats", "train.validate_every",
+        "output.folder",
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("row", CLASP_ROWS[:-1])
-def test_each_variant_of_clasp_makes_a_training_step_from_labels_alone(row: str) -> None:
-    recipe = variants("clasp_simulated", "model.channels=8", "model.heads=2")[row]
+def test_the_rows_of_the_demo_are_those_of_the_simulation() -> None:
+    demo, simulated = (
+        load_study(study_path("clasp_demo")),
+        load_study(study_path("clasp_simulated")),
+    )
+    known = {row.name: row.overrides for row in simulated.variants}
+    assert all(known[row.name] == row.overrides for row in demo.variants[:-1])
+
+
+def test_few_segments_are_shown_as_often_alone_as_among_all() -> None:
+    rows = variants("semi_weak_simulated")
+    few, alone = rows["10 %"], rows["10 %, strong videos only"]
+    share = few.semi_weak.strong_fraction
+    assert share == alone.semi_weak.strong_fraction and not alone.semi_weak.weak_videos
+    assert alone.optim.epochs * share == few.optim.epochs
+    assert alone.optim.warmup_epochs * share == few.optim.warmup_epochs
+    assert len({row.semi_weak.strong_fraction for name, row in rows.items() if "10 %" in name}) == 1
+
+
+CLASP_ROWS = [
+    (study, row.name)
+    for study in ("clasp_simulated", "clasp_readings")
+    for row in load_study(study_path(study)).variants
+    if row.name != "LoCo with segments"
+]
+
+
+@pytest.mark.parametrize(("study", "row"), CLASP_ROWS)
+def test_each_variant_of_clasp_makes_a_training_step_from_labels_alone(
+    study: str, row: str
+) -> None:
+    recipe = variants(study, "model.channels=8", "model.heads=2")[row]
     torch.manual_seed(0)
     model = build_network("clasp", **architecture(recipe))
     assert isinstance(model, CLASP)

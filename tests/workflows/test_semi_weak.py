@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
 
@@ -25,6 +26,7 @@ from pipeline.core.errors import CheckpointError, ConfigError
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import CLASSES, PLANTED, plant
 from workflows.annotations import load_annotations
+from workflows.semi_weak import start_from_teacher
 from workflows.stages import run_stages
 
 TRAIN = 20
@@ -140,29 +142,131 @@ def test_the_teacher_learned_from_the_same_videos_with_the_same_seed(trained: Pa
     assert resolved.data == load_recipe(trained / "recipe.yaml").data
 
 
+def spoiled(
+    planted: tuple[Path, Path], strong: set[str], path: Path, *, strong_too: bool = False
+) -> Path:
+    """Annotations whose training videos have senseless segments, or none, but for strong ones."""
+    order = random.Random(0)
+    database = json.loads(planted[1].read_text())["database"]
+    for id, entry in database.items():
+        if entry["subset"] != "train":
+            continue
+        for row in entry["annotations"]:
+            if id not in strong:
+                row["segment"] = order.choice([[-5, 1e9], "never", None, [0.1, 0.2]])
+            elif strong_too:
+                row["segment"][1] -= (row["segment"][1] - row["segment"][0]) / 2
+    path.write_text(json.dumps({"database": database}))
+    return path
+
+
 def test_segments_of_weak_videos_decide_nothing_and_those_of_strong_ones_do(
     trained: Path, planted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     strong = set(said(trained)["strong"])
-    order = random.Random(0)
-    for name, spoil in (("weak", False), ("strong", True)):
-        database = json.loads(planted[1].read_text())["database"]
-        for id, entry in database.items():
-            if entry["subset"] != "train":
-                continue
-            for row in entry["annotations"]:
-                if id not in strong:
-                    row["segment"] = order.choice([[-5, 1e9], "never", None, [0.1, 0.2]])
-                elif spoil:
-                    row["segment"][1] -= (row["segment"][1] - row["segment"][0]) / 2
-        labels = tmp_path / f"{name}.json"
-        labels.write_text(json.dumps({"database": database}))
+    for name, too in (("weak", False), ("strong", True)):
+        labels = spoiled(planted, strong, tmp_path / f"{name}.json", strong_too=too)
         train(recipe_of(tmp_path / name, planted, share(0.25), labels=labels))
     blind, usual = said(tmp_path / "weak" / "run"), said(trained)
     assert blind.pop("mark") != usual.pop("mark"), "the teacher's card names its annotations"
     assert blind == usual
     assert same(tmp_path / "weak" / "run", trained)
     assert not same(tmp_path / "strong" / "run", trained)
+
+
+DOUBTFUL = {
+    "weighted": ("semi_weak.event_targets=weighted",),
+    "soft": ("semi_weak.event_targets=soft", "semi_weak.ignore=[0.05, 0.9]"),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_doubt_about_the_teachers_events_comes_from_the_teacher_alone(
+    trained: Path,
+    planted: tuple[Path, Path],
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = (
+        share(0.25),
+        f"semi_weak.teacher={trained / 'teacher' / 'best.safetensors'}",
+        *DOUBTFUL[name],
+    )
+    strong = set(said(trained)["strong"])
+    labels = spoiled(planted, strong, tmp_path / "spoiled.json")
+    train(recipe_of(tmp_path / "blind", planted, *changes, labels=labels))
+    recipe = recipe_of(tmp_path / "usual", planted, *changes)
+    train(recipe)
+    blind, usual = tmp_path / "blind" / "run", tmp_path / "usual" / "run"
+    assert said(blind) == said(usual) and same(blind, usual)
+    assert not same(usual, trained), "the switch is of consequence"
+    database = said(usual)["database"]
+    scores = {id: [row["score"] for row in database[id]["annotations"]] for id in database}
+    assert all(score == 1 for id in strong for score in scores[id])
+    assert any(score < 1 for id in scores for score in scores[id])
+    doubtful = {id for id in database if database[id]["unsure"]}
+    assert bool(doubtful) == (name == "soft") and not doubtful & strong
+    with monkeypatch.context() as patch:  # scores and stretches are read back
+        patch.setattr(workflows.semi_weak, "pseudo_label", None)
+        train(recipe_of(tmp_path / "usual", planted, *changes, "train.drop_last=false"))
+    assert said(usual)["database"] == database
+
+
+def test_without_the_weak_videos_it_is_training_on_the_strong_ones(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    changes = (share(0.25), "semi_weak.teacher=[]", "semi_weak.weak_videos=false")
+    strong = set(said(trained)["strong"])
+    labels = spoiled(planted, strong, tmp_path / "spoiled.json")
+    train(recipe_of(tmp_path / "left_out", planted, *changes, labels=labels))
+    assert set(said(tmp_path / "left_out" / "run")["database"]) == strong
+    database = json.loads(planted[1].read_text())["database"]
+    only = {id: entry for id, entry in database.items() if id in strong}
+    (tmp_path / "only.json").write_text(json.dumps({"database": only}))
+    alone = recipe_of(
+        tmp_path / "alone", planted, "semi_weak.teacher=[]", labels=tmp_path / "only.json"
+    )
+    train(alone)
+    assert same(tmp_path / "left_out" / "run", tmp_path / "alone" / "run")
+
+
+def test_a_warm_start_takes_over_what_both_networks_have(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = trained / "teacher" / "best.safetensors"
+    changes = (share(0.25), f"semi_weak.teacher={path}")
+    warm = recipe_of(tmp_path / "warm", planted, *changes, "semi_weak.warm_start=true")
+    cold = recipe_of(tmp_path / "cold", planted, *changes)
+    teacher = load_network(path)[0].state_dict()
+    for recipe in (cold, warm):
+        model, _ = load_network(trained / "best.safetensors")
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        start_from_teacher(model, recipe)
+        now = model.state_dict()
+        changed = {key for key in now if not torch.equal(now[key], before[key])}
+        assert all(torch.equal(now[key], teacher[key]) for key in changed)
+        assert {key.split(".")[0] for key in changed} == (
+            {"embed", "unimodal"} if recipe is warm else set()
+        )
+    train(warm)
+    assert not same(tmp_path / "warm" / "run", trained)
+
+
+def test_a_warm_start_from_another_size_is_refused(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = trained / "teacher" / "best.safetensors"
+    recipe = recipe_of(
+        tmp_path,
+        planted,
+        share(0.25),
+        f"semi_weak.teacher={path}",
+        "semi_weak.warm_start=true",
+        "model.channels=32",
+    )
+    with pytest.raises(ConfigError, match="is of another size"):
+        train(recipe)
 
 
 def test_all_segments_are_training_as_ever(planted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -238,6 +342,9 @@ def test_damaged_notes_are_made_again(
         ("data.validation=validation", "leaves no segments of data.validation"),
         ("semi_weak.teacher=[a.yaml, b.yaml]", "one recipe or checkpoint"),
         (share(1.5), "must be in"),
+        ("semi_weak.ignore=[0.5]", "two rising shares"),
+        ("semi_weak.ignore=[0.5, 0.2]", "two rising shares"),
+        ("semi_weak.event_targets=fuzzy", "not one of hard, weighted, soft"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
@@ -245,6 +352,16 @@ def test_what_does_not_fit_together_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         recipe_of(tmp_path, planted, share(0.1), override)
+
+
+def test_neither_strong_nor_weak_videos_are_nothing_to_learn_from(
+    planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    alone = "semi_weak.weak_videos=false"
+    with pytest.raises(ConfigError, match="leave nothing to learn from"):
+        recipe_of(tmp_path, planted, share(0), alone)
+    with pytest.raises(ConfigError, match="warm_start=true needs a teacher"):
+        recipe_of(tmp_path, planted, share(0.1), alone, "semi_weak.warm_start=true")
 
 
 def test_a_teacher_that_has_seen_segments_is_refused(
