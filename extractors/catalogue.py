@@ -7,20 +7,24 @@ it loads no torch and touches no network.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from extractors.addresses import Address, addresses_of
-from extractors.hf import is_hf
-from extractors.i3d_vggish import (
+from extractors.conversions import CONVERSIONS, conversion_of
+from extractors.hf_model import is_hf
+from extractors.i3d_vggish_spec import (
     PIERGIAJ_FLOW_WEIGHTS,
     PIERGIAJ_RGB_WEIGHTS,
     VGGISH_PCA_WEIGHTS,
 )
-from extractors.onepeace import VISION_WEIGHTS
+from extractors.onepeace_spec import VISION_WEIGHTS
 from extractors.registry import BACKBONES, backbone_spec
 from extractors.spec import BackboneSpec, WeightsFile
+from extractors.weights import find_weights
+from extractors.weights_check import describe_size
 from pipeline.core.errors import UsageError
 
 # Of no backbone in the table, but of options of its nets.
@@ -36,11 +40,13 @@ class CatalogueEntry:
         addresses: Where it can be fetched; empty where it comes inside a package, or has to be
             fetched by hand.
         backbones: Names of those that need it.
+        conversion: Whether the program makes it itself, of other files.
     """
 
     weights: WeightsFile
     addresses: tuple[Address, ...]
     backbones: tuple[str, ...]
+    conversion: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain values; null for what nobody published."""
@@ -55,6 +61,7 @@ class CatalogueEntry:
             "source": weights.source,
             "addresses": [address.url for address in self.addresses],
             "backbones": list(self.backbones),
+            "conversion": self.conversion,
         }
 
 
@@ -69,16 +76,20 @@ def catalogue() -> dict[str, CatalogueEntry]:
     return {file: _entry(weights, names) for file, (weights, names) in needed.items()}
 
 
-def find_entries(names: Sequence[str]) -> list[CatalogueEntry]:
+def find_entries(names: Sequence[str], *, conversions: bool = False) -> list[CatalogueEntry]:
     """The weights files of backbones, and those named themselves; each once.
 
     Args:
         names: Of backbones and files; all files when there are none.
+        conversions: Whether files that the program makes of others count, too: beside a checkpoint
+            then stands what backbones load of it.
 
     Raises:
         UsageError: A name is neither.
     """
     entries = catalogue()
+    if conversions:
+        entries |= _conversions(entries)
     if not names:
         return list(entries.values())
     found: dict[str, CatalogueEntry] = {}
@@ -88,7 +99,46 @@ def find_entries(names: Sequence[str]) -> list[CatalogueEntry]:
             continue
         for weights in _files(_spec(name, entries)):
             found[weights.file] = entries.get(weights.file) or _entry(weights, [name])
+            made = conversion_of(weights)
+            if conversions and made is not None:
+                found[made.weights.file] = entries[made.weights.file]
     return list(found.values())
+
+
+def verify_backbone(name: str, *, weights_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """Find and verify all weights of a backbone, without loading or downloading them.
+
+    Args:
+        name: The backbone.
+        weights_dir: Folder that is looked into first.
+
+    Returns:
+        One line per file: its name, size, licence and path.
+
+    Raises:
+        UsageError: Unknown backbone.
+        EnvironmentFault: A file is missing or damaged.
+    """
+    spec = backbone_spec(name, weights_dir=weights_dir, offline=True)
+    if is_hf(name):  # its description was just made from the files, hashes too
+        return [
+            f"{weights.file}, {describe_size(weights)}, {weights.source}"
+            for weights in _files(spec)
+        ]
+    return [
+        f"{weights.file}, {describe_size(weights)}, {weights.licence}, "
+        f"{find_weights(weights, weights_dir=weights_dir, offline=True)}"
+        for weights in _files(spec)
+    ]
+
+
+def _conversions(entries: Mapping[str, CatalogueEntry]) -> dict[str, CatalogueEntry]:
+    """Files that are made of those of the catalogue, by name."""
+    found = {}
+    for made in CONVERSIONS:
+        names = () if made.optional else entries[made.checkpoints[0].file].backbones
+        found[made.weights.file] = CatalogueEntry(made.weights, (), names, conversion=True)
+    return found
 
 
 def _spec(name: str, entries: dict[str, CatalogueEntry]) -> BackboneSpec:

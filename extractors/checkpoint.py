@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from extractors.mapped import tensor_in_memory
 from extractors.spec import WeightsFile
-from extractors.stored_tensor import CheckpointFault, StoredTensor
+from extractors.stored_tensor import CheckpointFault
 from extractors.torch_file import find_tensors, open_checkpoint
 from extractors.weights import describe_weights
 from pipeline.core.errors import EnvironmentFault
@@ -31,17 +31,10 @@ def load_state(path: Path, weights: WeightsFile, *keys: str) -> dict[str, Tensor
     try:
         with open_checkpoint(path) as content:
             tensors = find_tensors(content, *keys)
-            return {name: _in_memory(tensor) for name, tensor in tensors.items()}
+            return {name: tensor_in_memory(tensor) for name, tensor in tensors.items()}
     except CheckpointFault as error:
         raise EnvironmentFault(
             f"{path} is refused: {error}", hint=f"it should be {describe_weights(weights)}"
         ) from error
     except OSError as error:
         raise EnvironmentFault(f"{path}: the weights cannot be read ({error.strerror})") from error
-
-
-def _in_memory(tensor: StoredTensor) -> Tensor:
-    dtype = getattr(torch, tensor.dtype)
-    if 0 in tensor.shape:
-        return torch.empty(tensor.shape, dtype=dtype)
-    return torch.frombuffer(bytearray().join(tensor.chunks()), dtype=dtype).view(tensor.shape)

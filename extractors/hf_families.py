@@ -13,6 +13,7 @@ from typing import Any, Literal
 from extractors.spec import Modality
 
 Pooling = Literal["pooled", "projected", "class_token", "mean"]
+TextKind = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class TextTower:
 
     net: str
     output: str
-    kind: Literal["softmax", "sigmoid"]
+    kind: TextKind
     scale: str
     bias: str
     padded: bool

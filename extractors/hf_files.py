@@ -1,50 +1,52 @@
 """Where a model of ``transformers`` lies on this machine, and what its files are.
 
-A model is a folder in the hub's layout: ``config.json``, the settings of its processor and
-``model.safetensors``, whole or in parts. It is named by the path of the folder, or by its id on the
-hub, which is looked for in the folder that the user names, then in the hub's own cache, then
-downloaded into that cache unless the network is forbidden.
+A model is a folder in the hub's layout: ``config.json``, the settings of its processor, and its
+weights (`extractors.hf_weights`). It is named by the path of the folder, or by its id on the hub,
+which is looked for in the folder that the user names, then in the hub's own cache, then downloaded
+into that cache unless the network is forbidden.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import sys
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from extractors.hf_hub import (
+    CONFIG,
+    INSTALL,
+    PROCESSOR_FILES,
+    VOCABULARIES,
+    HubModel,
+    ask_for_file,
+    fetch_files,
+    find_description,
+    missing_model,
+)
+from extractors.hf_weights import FORMATS, describe_file, read_settings, weights_names
 from extractors.network import is_offline
 from extractors.spec import WeightsFile
 from pipeline.core.errors import EnvironmentFault
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-# One of these holds what a tokenizer knows.
-VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
-# Nothing else is fetched: no weights of other libraries, no code.
-WANTED = (
-    CONFIG,
-    WEIGHTS,
-    WEIGHTS_INDEX,
-    "model-*-of-*.safetensors",
-    *PROCESSOR_FILES,
-    "video_preprocessor_config.json",
-    *VOCABULARIES,
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-INSTALL = "pip install 'davel-pipeline[hf]'"
+__all__ = [
+    "CONFIG",
+    "INSTALL",
+    "PROCESSOR_FILES",
+    "VOCABULARIES",
+    "ModelFolder",
+    "ModelName",
+    "Need",
+    "find_model",
+    "find_weights_of",
+    "parse_model_name",
+    "read_settings",
+]
+
+Need = Literal["files", "description"]
+"""Whether a model's weights must be on this machine, or it is enough to know what they are."""
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<rev>[\w./-]+))?")
-_HASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,17 @@ class ModelFolder:
         path: Its folder.
         source: Where it comes from, in a word.
         config: What ``config.json`` says.
-        weights: Its weights files, hashed.
+        hub: The same model on the hub; None for a folder that the user has.
+        weights: Its weights files, as far as `find_weights_of` was asked for them.
+        missing: Those of them that are not on this machine.
     """
 
     path: Path
     source: str
     config: dict[str, Any]
-    weights: tuple[WeightsFile, ...]
+    hub: HubModel | None = None
+    weights: tuple[WeightsFile, ...] = ()
+    missing: tuple[WeightsFile, ...] = ()
 
 
 def parse_model_name(text: str) -> ModelName | None:
@@ -91,7 +97,7 @@ def parse_model_name(text: str) -> ModelName | None:
 
 
 def find_model(name: ModelName, *, weights_dir: Path | None) -> ModelFolder:
-    """The model's folder; it is downloaded where it is missing.
+    """The model's folder, with all that describes it; that is downloaded where it is missing.
 
     Args:
         name: What is wanted.
@@ -103,31 +109,74 @@ def find_model(name: ModelName, *, weights_dir: Path | None) -> ModelFolder:
     """
     if name.folder is not None:
         return _open_folder(name.folder, f"folder:{name.folder}")
-    for candidate in _in_weights_dir(name.repo, weights_dir):
+    candidates = _in_weights_dir(name.repo, weights_dir)
+    for candidate in candidates:
         if candidate.is_dir():
             return _open_folder(candidate, f"folder:{candidate}")
-    path = _from_hub(name, weights_dir)
-    return _open_folder(path, f"hub:{name.repo}@{path.name}")
+    hub = HubModel(name.repo, name.revision, candidates)
+    path = find_description(hub)
+    return _open_folder(path, f"hub:{name.repo}@{path.name}", hub)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON file that describes a model.
+def find_weights_of(folder: ModelFolder, *, need: Need = "files") -> ModelFolder:
+    """The same folder with its weights files; they are downloaded where they are missing.
+
+    Args:
+        folder: What `find_model` answers.
+        need: With ``description`` nothing is downloaded: the hub is asked what the files are.
 
     Raises:
-        EnvironmentFault: It cannot be read, or is no JSON object.
+        EnvironmentFault: They are not on this machine and cannot be fetched, or are incomplete.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EnvironmentFault(
-            f"{path} cannot be read: {error}", hint="copy or download the model again"
-        ) from error
-    if not isinstance(value, dict):
-        raise EnvironmentFault(f"{path} holds no settings", hint="download the model again")
-    return value
+    names = weights_names(folder.path, lambda file: (folder.path / file).is_file())
+    lost = [file for file in names if not (folder.path / file).is_file()]
+    if names and not lost:
+        return _with_files(folder, names)
+    if folder.hub is None:
+        raise _lacks(folder, lost)
+    asked: dict[str, WeightsFile | None] = {}
+    names = _names_on_hub(folder, folder.hub, asked)
+    if need == "files":
+        fetch_files(folder.hub, folder.path, names)
+        lost = [file for file in names if not (folder.path / file).is_file()]
+        if lost:
+            raise _lacks(folder, lost)
+        return _with_files(folder, names)
+    found = [asked.get(file) or _ask(folder, folder.hub, file) for file in names]
+    weights = tuple(file for file in found if file is not None)
+    if len(weights) < len(names):
+        raise _lacks(folder, [file for file, w in zip(names, found, strict=True) if w is None])
+    missing = tuple(file for file in weights if not (folder.path / file.file).is_file())
+    return replace(folder, weights=weights, missing=missing)
 
 
-def _open_folder(path: Path, source: str) -> ModelFolder:
+def _with_files(folder: ModelFolder, names: tuple[str, ...]) -> ModelFolder:
+    weights = tuple(describe_file(folder.path / name, folder.source) for name in names)
+    return replace(folder, weights=weights)
+
+
+def _names_on_hub(
+    folder: ModelFolder, hub: HubModel, asked: dict[str, WeightsFile | None]
+) -> tuple[str, ...]:
+    """Names of a model's weights files there; answers of the hub are kept in ``asked``."""
+    if is_offline():
+        raise missing_model(hub, "the network is not to be used")
+
+    def has(file: str) -> bool:
+        asked[file] = _ask(folder, hub, file)
+        return asked[file] is not None
+
+    names = weights_names(folder.path, has)
+    if not names:
+        raise _lacks(folder, [])
+    return names
+
+
+def _ask(folder: ModelFolder, hub: HubModel, file: str) -> WeightsFile | None:
+    return ask_for_file(hub, folder.path, file, source=folder.source)
+
+
+def _open_folder(path: Path, source: str, hub: HubModel | None = None) -> ModelFolder:
     if not path.is_dir():
         raise EnvironmentFault(
             f"there is no folder {path}",
@@ -138,99 +187,21 @@ def _open_folder(path: Path, source: str) -> ModelFolder:
             f"{path} holds no model: there is no {CONFIG}",
             hint="name a folder as save_pretrained() of transformers writes it",
         )
-    config = read_settings(path / CONFIG)
-    return ModelFolder(path, source, config, _weights(path, source))
+    return ModelFolder(path, source, read_settings(path / CONFIG), hub)
 
 
-def _weights(path: Path, source: str) -> tuple[WeightsFile, ...]:
-    """All weights files of a folder, with their sizes and hashes."""
-    if (path / WEIGHTS).is_file():
-        names = [WEIGHTS]
-    elif (path / WEIGHTS_INDEX).is_file():
-        parts = read_settings(path / WEIGHTS_INDEX).get("weight_map", {})
-        names = sorted({Path(str(part)).name for part in parts.values()})
-    else:
-        names = []
-    missing = [name for name in names if not (path / name).is_file()]
-    if missing or not names:
-        raise EnvironmentFault(
-            f"{path} lacks {', '.join(missing) or WEIGHTS}",
-            hint="only weights in the safetensors format are loaded: save the model with "
-            "save_pretrained(), or name a revision that has them, as in ORG/NAME@refs/pr/1",
-        )
-    return tuple(_describe(path / name, source) for name in names)
-
-
-def _describe(path: Path, source: str) -> WeightsFile:
-    state = path.stat()
-    return WeightsFile(
-        file=path.name,
-        bytes=state.st_size,
-        sha256=_sha256(path, state.st_size, state.st_mtime_ns),
-        licence="see the model's card",
-        source=source,
-    )
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, _size: int, _modified_ns: int) -> str:
-    """Hash of a file; read again only when it has changed."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _in_weights_dir(repo: str, weights_dir: Path | None) -> list[Path]:
-    if weights_dir is None:
-        return []
-    return [weights_dir / repo, weights_dir / repo.replace("/", "--")]
-
-
-def _from_hub(name: ModelName, weights_dir: Path | None) -> Path:
-    """Folder of a snapshot in the hub's cache, fetched where it is not there."""
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError as error:
-        raise EnvironmentFault(
-            f"{name.repo} cannot be looked for: the package huggingface_hub is missing",
-            hint=f"{INSTALL}, or name the model's folder by its path",
-        ) from error
-    wanted = {"repo_id": name.repo, "revision": name.revision, "allow_patterns": list(WANTED)}
-    try:
-        cached = Path(snapshot_download(**wanted, local_files_only=True))
-    except (errors.LocalEntryNotFoundError, errors.CacheNotFound):
-        cached = None
-    if cached is not None and _is_whole(cached):
-        return cached
-    if is_offline():
-        raise _missing(name, weights_dir, "the network is not to be used")
-    sys.stderr.write(f"downloading the model {name.text} from the Hugging Face hub\n")
-    # The library has no common class for what goes wrong on the way to the hub.
-    http = errors.HTTPError
-    unresolved = getattr(errors, "RevisionResolutionError", http)
-    try:
-        return Path(snapshot_download(**wanted))
-    except (OSError, ValueError, http, unresolved) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise _missing(name, weights_dir, reason) from error
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a snapshot has what was wanted; one that was broken off has not."""
-    has_weights = (path / WEIGHTS).is_file() or (path / WEIGHTS_INDEX).is_file()
-    return (path / CONFIG).is_file() and has_weights
-
-
-def _missing(name: ModelName, weights_dir: Path | None, why: str) -> EnvironmentFault:
-    looked = [str(path) for path in _in_weights_dir(name.repo, weights_dir)]
-    places = ", ".join([*looked, "the Hugging Face cache"])
-    revision = f" --revision {name.revision}" if name.revision else ""
-    local = Path(name.repo)
-    folder = f"; for the folder of that name write ./{local}" if local.is_dir() else ""
+def _lacks(folder: ModelFolder, lost: list[str]) -> EnvironmentFault:
+    """That a folder has not all of its weights."""
+    where = folder.path if folder.hub is None else f"the model {folder.hub.text}"
+    whole = " or ".join(kind.whole for kind in FORMATS)
     return EnvironmentFault(
-        f"the model {name.text} is not on this machine (looked in {places}): {why}",
-        hint=f"with network: hf download {name.repo}{revision}; or copy its folder to "
-        f"DIR/{name.repo} and give --weights-dir DIR{folder}",
+        f"{where} lacks {', '.join(lost[:5]) or f'its weights, {whole}'}{' ...' * (len(lost) > 5)}",
+        hint="save the model with save_pretrained() of transformers, or name a revision that has "
+        "all of its weights, as in ORG/NAME@refs/pr/1",
     )
+
+
+def _in_weights_dir(repo: str, weights_dir: Path | None) -> tuple[Path, ...]:
+    if weights_dir is None:
+        return ()
+    return weights_dir / repo, weights_dir / repo.replace("/", "--")

@@ -1,4 +1,4 @@
-"""Load a net of ``transformers`` from a folder: safetensors only, no code of the model's own."""
+"""Load a net of ``transformers`` from a folder, without any code of the model's own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from extractors.audio.torchaudio_shim import import_torchaudio
-from extractors.hf_families import Pooling
+from extractors.hf_families import Family
 from extractors.hf_files import INSTALL, ModelFolder
+from extractors.hf_model import HfModel
+from extractors.hf_state import AGAIN, open_state
 from pipeline.core.errors import EnvironmentFault
 
 T = TypeVar("T")
@@ -55,15 +57,17 @@ def load_net(
         whole, config = config, getattr(config, tower)
         if hasattr(whole, "projection_dim"):
             config.projection_dim = whole.projection_dim  # the whole model's is the one that counts
-    model, loading = load_part(
-        folder,
-        "weights",
-        getattr(transformers, net).from_pretrained,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    load = getattr(transformers, net).from_pretrained
+    with open_state(folder) as state, _loading(folder, "weights"):
+        # Not by the folder's name: the configuration may name other files, which were not hashed.
+        model, loading = load(
+            None,
+            config=config,
+            state_dict=dict(state),
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     missing = sorted(set(loading["missing_keys"]) - set(unused))
     if missing:
         raise EnvironmentFault(
@@ -73,6 +77,29 @@ def load_net(
         )
     module: nn.Module = model.eval().requires_grad_(False).to(device)
     return module
+
+
+def load_encoder(
+    model: HfModel, what: str, processor: str, *, device: torch.device, **options: Any
+) -> tuple[Any, nn.Module]:
+    """What an encoder consists of: the model's own preprocessing, and its net.
+
+    Args:
+        model: What it is and where it lies.
+        what: The preprocessing, in words, for messages.
+        processor: Class of ``transformers`` that loads it.
+        device: Where the net goes.
+        **options: Of the preprocessing.
+
+    Raises:
+        EnvironmentFault: The package ``transformers`` or one that it needs is missing, or the
+            model's files are damaged or do not belong together.
+    """
+    family, folder = model.family, model.folder
+    load = getattr(import_transformers(), processor).from_pretrained
+    prepare = load_part(folder, what, load, **options)
+    net = load_net(folder, family.net, tower=family.tower, unused=family.unused, device=device)
+    return prepare, net
 
 
 def load_part(folder: ModelFolder, what: str, load: Callable[..., T], **options: Any) -> T:
@@ -87,34 +114,37 @@ def load_part(folder: ModelFolder, what: str, load: Callable[..., T], **options:
     Raises:
         EnvironmentFault: That part is missing, damaged or does not fit.
     """
-    from safetensors import SafetensorError
+    with _loading(folder, what):
+        return load(str(folder.path), local_files_only=True, **options)
 
+
+def pool(answer: Any, family: Family) -> Tensor:
+    """One vector per item, (n, D), out of the answer of a family's net."""
+    value: Tensor = getattr(answer, family.output)
+    if family.pooling == "class_token":
+        return value[:, 0]
+    if family.pooling == "mean":
+        return value.mean(dim=1)
+    return value
+
+
+@contextmanager
+def _loading(folder: ModelFolder, what: str) -> Iterator[None]:
+    """Around whatever of the library reads a part of a model: quiet, and its failures named."""
     try:
         with _quiet():
-            return load(str(folder.path), local_files_only=True, **options)
+            yield
     except ImportError as error:  # a processor needs a package that is not there
         first = str(error).strip().partition("\n")[0]
         raise EnvironmentFault(
             f"the {what} of {folder.path} cannot be loaded: {first}", hint=INSTALL
         ) from error
-    except (
-        OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError
-    ) as error:  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise EnvironmentFault(
             f"the {what} of {folder.path} cannot be loaded: {' '.join(lines[:2])[:300]}",
-            hint="download the model again, or save it again with save_pretrained()",
+            hint=AGAIN,
         ) from error
-
-
-def pool(answer: Any, *, output: str, pooling: Pooling) -> Tensor:
-    """One vector per item, (n, D), out of a net's answer."""
-    value: Tensor = getattr(answer, output)
-    if pooling == "class_token":
-        return value[:, 0]
-    if pooling == "mean":
-        return value.mean(dim=1)
-    return value
 
 
 @contextmanager

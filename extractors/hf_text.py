@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extractors.device import select_device
-from extractors.hf import FORM, HfModel, find_hf_model, is_hf
-from extractors.hf_families import FAMILIES, TextTower
+from extractors.hf_families import TextKind, TextTower
 from extractors.hf_files import VOCABULARIES, ModelFolder
+from extractors.hf_model import FORM, HfModel, find_hf_model, is_hf, text_tower
 from extractors.hf_net import import_transformers, load_net, load_part
+from extractors.hf_state import open_state
 from extractors.network import network
 from extractors.runner import Runner
 from extractors.spec import Modality
-from extractors.text import TextKind
 from pipeline.core.errors import EnvironmentFault, UsageError
 
 
@@ -107,16 +107,7 @@ def load_hf_text(
     folder = None if weights_dir is None else Path(weights_dir)
     with network(offline=offline):
         model = find_hf_model(backbone, which, weights_dir=folder)
-    tower = model.family.text
-    if tower is None:
-        able = ", ".join(
-            name for name, row in FAMILIES.items() if row.text and row.modality == which
-        )
-        raise UsageError(
-            f"the {which} encoder of {backbone!r}, a {model.family.model_type}, has no text tower",
-            hint=f"architectures that have one: {able}",
-        )
-    return _load(model, tower, chosen, threads)
+    return _load(model, text_tower(model, backbone), chosen, threads)
 
 
 def _load(
@@ -150,18 +141,9 @@ def _load(
 
 def _number(folder: ModelFolder, name: str) -> float:
     """A tensor of one number out of a model's weights."""
-    from safetensors import SafetensorError, safe_open
-
-    for weights in folder.weights:
-        path = folder.path / weights.file
-        try:
-            with safe_open(path, framework="pt") as file:
-                if name in file.keys():  # noqa: SIM118 - it is no mapping
-                    return float(file.get_tensor(name).float().reshape(()))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise EnvironmentFault(
-                f"{path} cannot be read: {error}", hint="download the model again"
-            ) from error
+    with open_state(folder) as state:
+        if name in state and state[name].numel() == 1:
+            return float(state[name].float().reshape(()))
     raise EnvironmentFault(
         f"the weights in {folder.path} lack {name}: they are those of one tower alone",
         hint="name the whole model, with both towers",

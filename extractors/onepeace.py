@@ -1,97 +1,36 @@
-"""ONE-PEACE on the grid of UniAV's features: video branch (Kinetics-400) and audio branch.
-
-The published features of UnAV-100 in this space come from these branches on this grid. How UniAV
-made them was never published in full; this is the best known recipe. Left open by it: the public
-pipeline scales pictures and resamples sound with other filters than the readers here do, so own and
-published features should not be mixed.
-
-This module holds only descriptions; torch is loaded by `OnePeaceLoader`. Half precision changes the
-features a little and therefore has names of its own.
-"""
+"""Load ONE-PEACE's backbones; what they are is described in `extractors.onepeace_spec`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from extractors.spec import Backbone, BackboneSpec, EncoderSpec, WeightsFile
-from extractors.windows import WindowGrid
-
-if TYPE_CHECKING:
-    from extractors.onepeace_layers import OnePeaceSize
-
-Precision = Literal["float32", "float16", "bfloat16"]
-
-HOST = "https://one-peace-shanghai.oss-accelerate.aliyuncs.com"
-
-# No hash and no exact size of these files is published; the sizes are those of the tensors inside.
-K400_WEIGHTS = WeightsFile(
-    file="onepeace_video_k400.pth",
-    bytes=0,
-    sha256="",
-    licence="Apache-2.0",
-    source=f"{HOST}/one_peace_checkpoints/onepeace_video_k400.pth",
-    about_bytes=6_628_527_048,
+from extractors.onepeace_spec import (
+    BASE_WEIGHTS,
+    K400_WEIGHTS,
+    ONEPEACE,
+    ONEPEACE_AUDIO,
+    ONEPEACE_VIDEO,
+    RELEASED_SIZE,
+    VISION_WEIGHTS,
+    OnePeaceSize,
+    Precision,
+    in_precision,
 )
-BASE_WEIGHTS = WeightsFile(
-    file="one-peace.pt",
-    bytes=0,
-    sha256="",
-    licence="Apache-2.0",
-    source="http://one-peace-shanghai.oss-accelerate.aliyuncs.com/one-peace.pt",
-    about_bytes=15_538_962_180,
-)
-VISION_WEIGHTS = WeightsFile(
-    file="one-peace-vision.pkl",
-    bytes=0,
-    sha256="",
-    licence="Apache-2.0",
-    source=f"{HOST}/one_peace_checkpoints/one-peace-vision.pkl",
-)
+from extractors.spec import Backbone, BackboneSpec
 
-ONEPEACE_VIDEO = EncoderSpec(
-    name="onepeace-video-k400",
-    modality="vision",
-    dim=1536,
-    classes=0,
-    unit="window",
-    preprocessing=(
-        "16 consecutive frames, shorter side scaled to 256 by the reader (bilinear), middle "
-        "256x256, RGB, (x - [122.771, 116.746, 104.094]) / [68.5, 66.632, 70.323], mean over "
-        "frames of the class token"
-    ),
-    normalised=False,
-    weights=K400_WEIGHTS,
-)
-
-ONEPEACE_AUDIO = EncoderSpec(
-    name="onepeace-audio",
-    modality="audio",
-    dim=1536,
-    classes=0,
-    unit="window",
-    preprocessing=(
-        "16 kHz mono, each window of 16000 samples to zero mean and unit variance, a shorter "
-        "stream repeated after that, projected class token"
-    ),
-    normalised=True,
-    weights=BASE_WEIGHTS,
-    short_sound="repeat",
-)
-
-ONEPEACE = BackboneSpec(
-    name="onepeace", grid=WindowGrid(), vision=ONEPEACE_VIDEO, audio=ONEPEACE_AUDIO
-)
-
-
-def _in_precision(spec: BackboneSpec, name: str, precision: Precision) -> BackboneSpec:
-    vision, audio = (
-        replace(encoder, preprocessing=f"{encoder.preprocessing}; {precision} arithmetic")
-        for encoder in (spec.vision, spec.audio)
-    )
-    return replace(spec, name=name, vision=vision, audio=audio)
+__all__ = [
+    "BASE_WEIGHTS",
+    "K400_WEIGHTS",
+    "ONEPEACE",
+    "ONEPEACE_AUDIO",
+    "ONEPEACE_LOADERS",
+    "ONEPEACE_VIDEO",
+    "VISION_WEIGHTS",
+    "OnePeaceLoader",
+    "Precision",
+]
 
 
 @dataclass(frozen=True)
@@ -101,12 +40,12 @@ class OnePeaceLoader:
     Attributes:
         spec: What is built.
         precision: Type of the weights and of the arithmetic.
-        size: Measures of both branches; None for those of the released model.
+        size: Measures of both branches.
     """
 
     spec: BackboneSpec
     precision: Precision = "float32"
-    size: OnePeaceSize | None = None
+    size: OnePeaceSize = RELEASED_SIZE
 
     def __call__(
         self, *, device: str, threads: int | None, weights_dir: Path | None = None
@@ -124,17 +63,15 @@ class OnePeaceLoader:
         """
         from extractors.audio.onepeace import load_onepeace_audio
         from extractors.device import select_device
-        from extractors.onepeace_layers import OnePeaceSize
         from extractors.vision.onepeace import load_onepeace_video
 
         chosen = select_device(device)
-        size = self.size or OnePeaceSize()
         return Backbone(
             self.spec,
             load_onepeace_video(
                 chosen,
                 spec=self.spec.vision,
-                size=size,
+                size=self.size,
                 precision=self.precision,
                 threads=threads,
                 weights_dir=weights_dir,
@@ -142,7 +79,7 @@ class OnePeaceLoader:
             load_onepeace_audio(
                 chosen,
                 spec=self.spec.audio,
-                size=size,
+                size=self.size,
                 samples=self.spec.grid.window_samples,
                 precision=self.precision,
                 threads=threads,
@@ -153,8 +90,8 @@ class OnePeaceLoader:
 
 ONEPEACE_LOADERS: Mapping[str, OnePeaceLoader] = {
     "onepeace": OnePeaceLoader(ONEPEACE),
-    "onepeace-fp16": OnePeaceLoader(_in_precision(ONEPEACE, "onepeace-fp16", "float16"), "float16"),
+    "onepeace-fp16": OnePeaceLoader(in_precision(ONEPEACE, "onepeace-fp16", "float16"), "float16"),
     "onepeace-bf16": OnePeaceLoader(
-        _in_precision(ONEPEACE, "onepeace-bf16", "bfloat16"), "bfloat16"
+        in_precision(ONEPEACE, "onepeace-bf16", "bfloat16"), "bfloat16"
     ),
 }

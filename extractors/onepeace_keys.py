@@ -8,7 +8,7 @@ is taken with either naming, with or without the first prefix.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal
 
 Branch = Literal["video", "image", "audio"]
@@ -53,14 +53,6 @@ def translate(branch: Branch) -> Callable[[str], str | None]:
         return _layer_key(inner, modality)
 
     return one
-
-
-def missing_and_unexpected(
-    wanted: Iterable[str], found: Iterable[str]
-) -> tuple[list[str], list[str]]:
-    """What one set of names has and the other lacks, sorted."""
-    wanted, found = set(wanted), set(found)
-    return sorted(wanted - found), sorted(found - wanted)
 
 
 def _without(key: str, prefixes: tuple[str, ...]) -> str:

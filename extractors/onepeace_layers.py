@@ -9,47 +9,16 @@ Shapes: N items, L tokens with the class token first, D width, H heads, E = D / 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from extractors.onepeace_spec import OnePeaceSize
+
 NORM_EPS = 1e-5
 BIAS_ALIGNMENT = 8  # values; fused attention kernels want rows of the bias to start so
-
-
-@dataclass(frozen=True, slots=True)
-class OnePeaceSize:
-    """Measures of a branch. The defaults are those of the released model.
-
-    Attributes:
-        dim: Width D.
-        heads: Attention heads H.
-        ffn: Width inside the feed-forward part.
-        layers: Number of layers.
-        position_tables: Tables of relative positions: 1 that all layers share, or one a layer.
-        patch_channels: Channels of the first convolutions over a picture.
-        image_side: Height and width of a picture in pixels; a patch has 16.
-        frames: Pictures of a video window.
-        adapter: Width inside the adapters of the video branch.
-        sound_channels: Channels of the convolutions over a waveform.
-        sound_buckets: Distances, in tokens of sound, that are told apart on each side.
-    """
-
-    dim: int = 1536
-    heads: int = 24
-    ffn: int = 6144
-    layers: int = 40
-    position_tables: int = 1
-    patch_channels: int = 384
-    image_side: int = 256
-    frames: int = 16
-    adapter: int = 384
-    sound_channels: int = 512
-    sound_buckets: int = 512
 
 
 class Attention(nn.Module):

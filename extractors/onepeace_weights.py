@@ -7,6 +7,7 @@ no more than one tensor at a time beside the net itself.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,9 +18,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from extractors.onepeace_keys import Branch, missing_and_unexpected, translate
-from extractors.safetensors_io import FormatFault, TensorSource, read_header, write_tensors
+from extractors.conversions import CONVERSION, HASH_FIELD, converted_name
+from extractors.onepeace_keys import Branch, translate
+from extractors.onepeace_spec import OnePeaceSize, Precision
+from extractors.safetensors_io import (
+    FormatFault,
+    TensorSource,
+    read_header,
+    value_offset,
+    write_tensors,
+)
 from extractors.spec import WeightsFile
+from extractors.state_check import refuse_other_net
 from extractors.stored_tensor import CheckpointFault, StoredTensor
 from extractors.torch_file import find_tensors, open_checkpoint
 from extractors.weights import cache_folder, describe_weights, find_weights
@@ -27,9 +37,8 @@ from pipeline.core.atomic import atomic_file
 from pipeline.core.errors import EnvironmentFault
 from pipeline.core.locks import LockFile
 
-CONVERSION = "1"  # raise it when the names of our nets change
 LOCK_FILE = ".onepeace.lock"
-NAMED = 3  # tensors that an error names
+UNKNOWN_HASH = "0" * 64  # stands in the header until the tensors have been written
 
 # Types that safetensors files of this project hold; others become float32.
 KEPT_TYPES = {"float32": "<f4", "float16": "<f2"}
@@ -39,31 +48,34 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def load_branch(
-    make: Callable[[], Net],
+    make: Callable[[OnePeaceSize], Net],
     branch: Branch,
     weights: WeightsFile,
     *,
+    size: OnePeaceSize,
     device: torch.device,
-    dtype: torch.dtype,
+    precision: Precision,
     weights_dir: str | os.PathLike[str] | None,
 ) -> Net:
     """A branch with its weights; its checkpoint is converted where that has not been done.
 
     Args:
-        make: Makes the net; called where parameters take no memory.
+        make: Makes the net of these measures; called where parameters take no memory.
         branch: Which branch.
         weights: The checkpoint that it is a part of.
+        size: Its measures.
         device: Where it is loaded to.
-        dtype: Type that its weights get.
+        precision: Type that its weights get.
         weights_dir: Folder of the checkpoint or of what it was converted to.
 
     Raises:
         EnvironmentFault: The weights are missing, damaged, of another net, or cannot be converted.
     """
     with torch.device("meta"):
-        net = make()
+        net = make(size)
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     path = converted_branch(branch, weights, shapes, weights_dir=weights_dir)
+    dtype = getattr(torch, precision)
     try:
         with safe_open(path, framework="pt") as file:
             # One after the other: the file's pages can be let go before the next is read.
@@ -99,11 +111,11 @@ def converted_branch(
     for folder in _folders(weights_dir):
         if (folder / weights.file).exists():
             break
-        alone = folder / _file_name(branch)
+        alone = folder / converted_name(branch)
         if alone.exists():
             return _checked(alone, shapes, weights)
     source = find_weights(weights, weights_dir=weights_dir)
-    target = source.with_name(_file_name(branch))
+    target = source.with_name(converted_name(branch))
     try:
         with LockFile(source.with_name(LOCK_FILE)).hold(branch, wait=True):
             if not _is_conversion_of(target, source):
@@ -141,15 +153,20 @@ def convert_branch(
         with open_checkpoint(source) as content:
             tensors = _branch_tensors(find_tensors(content, "state_dict", "model"), branch)
             found = {name: tensor.shape for name, tensor in tensors.items()}
-            _refuse_other_net(source, shapes, found, weights)
+            refuse_other_net(source, shapes, found, weights)
             metadata = {
                 "conversion": CONVERSION,
                 "branch": branch,
                 "source": source.name,
                 "source_bytes": str(source.stat().st_size),
+                HASH_FIELD: UNKNOWN_HASH,
             }
+            digest = hashlib.sha256()
+            sources = [_source(name, tensor, digest) for name, tensor in tensors.items()]
             with atomic_file(target) as handle:
-                write_tensors(handle, [_source(n, t) for n, t in tensors.items()], metadata)
+                write_tensors(handle, sources, metadata)
+                handle.seek(value_offset(metadata, HASH_FIELD))
+                handle.write(digest.hexdigest().encode())
     except CheckpointFault as error:
         raise EnvironmentFault(
             f"{source} is refused: {error}", hint=f"it should be {describe_weights(weights)}"
@@ -161,10 +178,6 @@ def _folders(weights_dir: str | os.PathLike[str] | None) -> Iterator[Path]:
     if weights_dir is not None:
         yield Path(weights_dir)
     yield cache_folder()
-
-
-def _file_name(branch: Branch) -> str:
-    return f"onepeace-{branch}.safetensors"
 
 
 def _is_conversion_of(target: Path, source: Path) -> bool:
@@ -188,7 +201,7 @@ def _checked(path: Path, shapes: Mapping[str, tuple[int, ...]], weights: Weights
             f"{path} is refused: {error}",
             hint=f"delete it and put {weights.file} there, from which it is made again",
         ) from error
-    _refuse_other_net(path, shapes, found, weights)
+    refuse_other_net(path, shapes, found, weights)
     return path
 
 
@@ -198,42 +211,16 @@ def _branch_tensors(tensors: Mapping[str, StoredTensor], branch: Branch) -> dict
     return {name: tensor for name, tensor in named if name is not None}
 
 
-def _refuse_other_net(
-    path: Path,
-    wanted: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-    weights: WeightsFile,
-) -> None:
-    """Raise EnvironmentFault where names or shapes are not those of the net."""
-    missing, unexpected = missing_and_unexpected(wanted, found)
-    wrong = [
-        f"{name} is {_times(found[name])} instead of {_times(wanted[name])}"
-        for name in sorted(wanted)
-        if name in found and found[name] != wanted[name]
-    ]
-    parts = [
-        f"{len(names)} tensors {verb}: {', '.join(names[:NAMED])}{' ...' * (len(names) > NAMED)}"
-        for verb, names in (
-            ("are missing", missing),
-            ("are unknown", unexpected),
-            ("have another shape", wrong),
-        )
-        if names
-    ]
-    if parts:
-        raise EnvironmentFault(
-            f"{path} holds the weights of another net: {'; '.join(parts)}",
-            hint=f"it should be {describe_weights(weights)}",
-        )
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "one number"
-
-
-def _source(name: str, tensor: StoredTensor) -> TensorSource:
+def _source(name: str, tensor: StoredTensor, digest: hashlib._Hash) -> TensorSource:
+    """What is written of a tensor; its bytes go through the digest as they are written."""
     code = KEPT_TYPES.get(tensor.dtype, "<f4")
-    return TensorSource(name, code, tensor.shape, _converted(tensor))
+    return TensorSource(name, code, tensor.shape, _hashed(_converted(tensor), digest))
+
+
+def _hashed(chunks: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
 
 
 def _converted(tensor: StoredTensor) -> Iterator[bytes]:

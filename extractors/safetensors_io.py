@@ -177,3 +177,18 @@ def write_tensors(
         written = sum(handle.write(chunk) for chunk in source.chunks)
         if written != end - begin:
             raise ValueError(f"array {source.name!r} has {written} bytes instead of {end - begin}")
+
+
+def value_offset(metadata: Mapping[str, str], key: str) -> int:
+    """Byte of a file of `write_tensors` at which a text value begins.
+
+    A value of the same length in ASCII can be written there when it is known.
+
+    Args:
+        metadata: As it was written.
+        key: Of the value.
+    """
+    names = list(metadata)
+    before = {name: metadata[name] for name in names[: names.index(key)]}
+    start = json.dumps({METADATA: before | {key: ""}}, ensure_ascii=False, separators=(",", ":"))
+    return LENGTH.size + len(start.encode("utf-8")) - len('"}}')

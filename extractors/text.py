@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.hf_families import TextKind
 from extractors.spec import Modality
 
-TextKind = Literal["softmax", "sigmoid"]
+__all__ = ["TextEncoder", "TextKind", "load_text_encoder"]
 
 
 class TextEncoder(Protocol):

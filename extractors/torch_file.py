@@ -80,8 +80,18 @@ def find_tensors(content: Any, *keys: str) -> dict[str, StoredTensor]:
     return tensors
 
 
-class _FileStorage:
-    """Values that lie in a file from ``begin`` on; see `extractors.stored_tensor.Storage`."""
+class FileStorage:
+    """Values that lie in a file; see `extractors.stored_tensor.Storage`.
+
+    Args:
+        handle: The file.
+        dtype: Type of the values, a key of `ITEM_BYTES`.
+        count: Number of values.
+
+    Attributes:
+        begin: Byte of the file at which they begin.
+        checksum: CRC-32 of their bytes, where the file says one.
+    """
 
     def __init__(self, handle: IO[bytes], dtype: str, count: int) -> None:
         self.dtype = dtype
@@ -89,11 +99,23 @@ class _FileStorage:
         self.begin = 0
         self.checksum: int | None = None
         self._handle = handle
+        self._checked = False
 
     @property
     def nbytes(self) -> int:
         """Bytes of all its values."""
         return self.count * ITEM_BYTES[self.dtype]
+
+    def check(self) -> None:
+        """Read all of it once.
+
+        Raises:
+            CheckpointFault: The file is cut off there, or the checksum does not fit.
+        """
+        if not self._checked:
+            for _ in self.chunks(0, self.nbytes):
+                pass
+            self._checked = True
 
     def chunks(self, begin: int, end: int) -> Iterator[bytes]:
         """Bytes ``begin`` .. ``end`` - 1; where they are all of them, the checksum is compared."""
@@ -125,7 +147,7 @@ def _read_archive(handle: IO[bytes]) -> Any:
         table = archive.read(tables[0])
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise CheckpointFault(f"its archive is cut off or damaged ({error})") from error
-    storages: dict[str, _FileStorage] = {}
+    storages: dict[str, FileStorage] = {}
 
     def storage(pid: Any) -> Storage:
         dtype, key, count = _storage_id(pid)
@@ -138,13 +160,13 @@ def _read_archive(handle: IO[bytes]) -> Any:
 
 def _archived(
     handle: IO[bytes], archive: zipfile.ZipFile, name: str, dtype: str, count: int
-) -> _FileStorage:
+) -> FileStorage:
     """Where the bytes of one uncompressed member lie."""
     try:
         info = archive.getinfo(name)
     except KeyError:
         raise CheckpointFault(f"its archive has no member {name!r}") from None
-    storage = _FileStorage(handle, dtype, count)
+    storage = FileStorage(handle, dtype, count)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != storage.nbytes:
         raise CheckpointFault(
             f"member {name!r} of its archive has {info.file_size} bytes "
@@ -175,11 +197,11 @@ def _is_older_layout(handle: IO[bytes]) -> bool:
 
 def _read_older(handle: IO[bytes]) -> Any:
     """Magic number, version, system, content, names of the storages; then the storages."""
-    storages: dict[str, _FileStorage] = {}
+    storages: dict[str, FileStorage] = {}
 
     def storage(pid: Any) -> Storage:
         dtype, key, count = _storage_id(pid)
-        return storages.setdefault(key, _FileStorage(handle, dtype, count))
+        return storages.setdefault(key, FileStorage(handle, dtype, count))
 
     _, _, system = (unpickle(handle) for _ in range(3))
     if isinstance(system, dict) and not system.get("little_endian", True):

@@ -19,11 +19,10 @@ from typing import Literal
 
 from extractors.addresses import addresses_of
 from extractors.network import is_offline, mirrors
-from extractors.spec import HF_PREFIX, WeightsFile
+from extractors.spec import WeightsFile
 from extractors.watch import OnStandardError, Watcher
 from extractors.weights_check import (
     PACKAGE_SCHEME,
-    describe_size,
     describe_weights,
     read_record,
     verify_weights,
@@ -41,7 +40,6 @@ __all__ = [
     "find_in_package",
     "find_weights",
     "locate_weights",
-    "verify_backbone",
     "verify_weights",
 ]
 
@@ -137,35 +135,6 @@ def locate_weights(
         return "package", packaged
     cached = find_in_cache(weights)
     return None if cached is None else ("cache", cached)
-
-
-def verify_backbone(name: str, *, weights_dir: str | os.PathLike[str] | None = None) -> list[str]:
-    """Find and verify all weights of a backbone, without loading or downloading them.
-
-    Args:
-        name: The backbone.
-        weights_dir: Folder that is looked into first.
-
-    Returns:
-        One line per file: its name, size, licence and path.
-
-    Raises:
-        UsageError: Unknown backbone.
-        EnvironmentFault: A file is missing or damaged.
-    """
-    from extractors.registry import backbone_spec  # the registry's loaders need this module
-
-    spec = backbone_spec(name, weights_dir=weights_dir, offline=True)
-    if name.startswith(HF_PREFIX):  # its description was just made from the files, hashes too
-        return [
-            f"{weights.file}, {describe_size(weights)}, {weights.source}"
-            for weights in (*spec.vision.files, *spec.audio.files)
-        ]
-    return [
-        f"{weights.file}, {describe_size(weights)}, {weights.licence}, "
-        f"{find_weights(weights, weights_dir=weights_dir, offline=True)}"
-        for weights in (*spec.vision.files, *spec.audio.files)
-    ]
 
 
 def cache_folder() -> Path:

@@ -136,7 +136,7 @@ def _torchaudio() -> Finding:
 
 
 def _weights() -> Finding:
-    from extractors.weights import verify_backbone
+    from extractors.catalogue import verify_backbone
 
     files = verify_backbone("lite")
     return Finding("weights of lite", "ok", "; ".join(files))

@@ -49,6 +49,22 @@ def room_of(name: str) -> str:
     return name.split(".")[0]
 
 
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of more than one module that all reach each other."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen, waiting = set(), [start]
+        while waiting:
+            fresh = graph[waiting.pop()] - seen
+            seen |= fresh
+            waiting += fresh
+        reach[start] = seen
+    groups = {
+        tuple(sorted(n for n in reach[name] if name in reach[n])) for name in graph
+    }  # a module in no circle does not reach itself
+    return [list(group) for group in sorted(groups) if len(group) > 1]
+
+
 HEAVY = ("torch", "dask", "distributed", "transformers", "av", "decord", "onnx")
 FORBIDDEN = {
     "pipeline.core": {"pipeline", "extractors", "model", "workflows"},
@@ -74,6 +90,16 @@ def test_nobody_imports_the_command_line(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_no_file_is_longer_than_500_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Late imports and those for type checkers count: they only hide that a wall stands wrong."""
+    names = {module_name(path) for path in SOURCES}
+    graph = {module_name(path): imports(path) & names - {module_name(path)} for path in SOURCES}
+    for name in names:  # a package is meant only where nothing inside it is named
+        graph[name] -= {p for p in graph[name] if any(n.startswith(f"{p}.") for n in graph[name])}
+    assert circles(graph) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
 
 
 def test_core_knows_only_the_standard_library_and_numpy() -> None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from extractors.hf import find_hf_model, parse_hf_name
+from extractors.hf_model import HfModel, find_hf_models, text_tower
 from extractors.media.video import ReaderChoice
-from extractors.network import is_offline, network
 from extractors.registry import load_backbone
 from extractors.spec import HF_PREFIX, MODALITIES, Modality
 from extractors.text import TextEncoder, load_text_encoder
@@ -88,9 +87,8 @@ def load_open_vocabulary(
     if min_score is not None:
         settings = replace(settings, min_score=min_score)
     name = backbone or DEFAULT_BACKBONE
-    folder = None if weights_dir is None else Path(weights_dir)
-    _announce(name, folder, watch or OnStandardError())
     try:
+        _announce(_described(name, weights_dir), watch or OnStandardError())
         loaded = load_backbone(name, device=device, weights_dir=weights_dir)
 
         def text(modality: Modality) -> TextEncoder:
@@ -115,28 +113,36 @@ def agreement_knows(labels: Sequence[str]) -> dict[str, str]:
     return known
 
 
-def _announce(name: str, weights_dir: Path | None, watch: Watcher) -> None:
+def _described(name: str, weights_dir: str | os.PathLike[str] | None) -> list[HfModel]:
+    """Both encoders, before their weights are fetched.
+
+    Raises:
+        UsageError: One of them shares no space with texts.
+        EnvironmentFault: One is not on this machine, and the hub does not answer or may not be
+            asked.
+    """
+    folder = None if weights_dir is None else Path(weights_dir)
+    models = find_hf_models(name, weights_dir=folder, need="description")
+    for model in models.values():
+        text_tower(model, name)
+    return list(models.values())
+
+
+def _announce(models: Sequence[HfModel], watch: Watcher) -> None:
     """Say what is about to be downloaded, how large it is, and under which licence."""
     missing = []
-    for modality, model in parse_hf_name(name).items():
-        if model.repo and not _is_here(name, modality, weights_dir):
-            known = next((row for row in DEFAULTS.values() if row.name == model.text), None)
-            missing.append(str(known or f"{model.text} (size and licence: see its page)"))
-    if missing and not is_offline():
+    for model in models:
+        if model.folder.missing and model.folder.hub is not None:
+            text = model.folder.hub.text
+            known = next((row for row in DEFAULTS.values() if row.name == text), None)
+            size = sum(file.bytes for file in model.folder.missing)
+            words = f"{size / 1e6:.0f} MB, licence: see its page" if size else "see its page"
+            missing.append(str(known or f"{text} ({words})"))
+    if missing:
         watch.say(
             "open vocabulary needs encoders that are not on this machine; downloading from the "
             f"Hugging Face hub, once: {', '.join(missing)}"
         )
-
-
-def _is_here(name: str, modality: Modality, weights_dir: Path | None) -> bool:
-    """Whether an encoder can be loaded without the network."""
-    try:
-        with network(offline=True):
-            find_hf_model(name, modality, weights_dir=weights_dir)
-    except EnvironmentFault:
-        return False
-    return True
 
 
 def _way_out(hint: str | None, labels: Sequence[str] | None) -> str | None:

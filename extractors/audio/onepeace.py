@@ -17,14 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extractors.onepeace import ONEPEACE, ONEPEACE_AUDIO, Precision
 from extractors.onepeace_layers import (
     NORM_EPS,
     ChannelNorm,
     Layer,
-    OnePeaceSize,
     RelativePositions,
     sequence_buckets,
+)
+from extractors.onepeace_spec import (
+    ONEPEACE,
+    ONEPEACE_AUDIO,
+    RELEASED_SIZE,
+    OnePeaceSize,
+    Precision,
 )
 from extractors.onepeace_weights import load_branch
 from extractors.runner import Runner
@@ -188,7 +193,7 @@ def load_onepeace_audio(
     device: torch.device,
     *,
     spec: EncoderSpec = ONEPEACE_AUDIO,
-    size: OnePeaceSize | None = None,
+    size: OnePeaceSize = RELEASED_SIZE,
     samples: int = WINDOW_SAMPLES,
     precision: Precision = "float32",
     threads: int | None = None,
@@ -199,7 +204,7 @@ def load_onepeace_audio(
     Args:
         device: Where it runs.
         spec: Its description.
-        size: Its measures; None for those of the released model.
+        size: Its measures.
         samples: Samples of a window.
         precision: Type of its weights and of the arithmetic.
         threads: CPU cores to use; None takes torch's number of threads.
@@ -208,16 +213,16 @@ def load_onepeace_audio(
     Raises:
         EnvironmentFault: The weights are missing, damaged or of another net.
     """
-    size = size or OnePeaceSize()
-    dtype = getattr(torch, precision)
     net = load_branch(
-        lambda: OnePeaceAudio(size),
+        OnePeaceAudio,
         "audio",
         spec.weights,
+        size=size,
         device=device,
-        dtype=dtype,
+        precision=precision,
         weights_dir=weights_dir,
     )
+    dtype = getattr(torch, precision)
     return OnePeaceAudioEncoder(
         net, spec, samples=samples, device=device, dtype=dtype, threads=threads
     )

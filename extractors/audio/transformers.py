@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extractors.audio.torchaudio_shim import import_torchaudio
-from extractors.hf import HfModel
-from extractors.hf_net import import_transformers, load_net, load_part, pool
+from extractors.hf_model import HfModel
+from extractors.hf_net import load_encoder, pool
 from extractors.runner import Runner
 from extractors.spec import Encoded
 from extractors.windows import WindowGrid
@@ -88,7 +88,7 @@ class HfAudioEncoder:
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"])
         on_device = {name: self._placed(value) for name, value in inputs.items()}
         answer = self._net(**on_device)
-        vectors = pool(answer, output=self._family.output, pooling=self._family.pooling)
+        vectors = pool(answer, self._family)
         return (F.normalize(vectors, dim=-1) if self.spec.normalised else vectors,)
 
     def _placed(self, value: Tensor) -> Tensor:
@@ -111,11 +111,7 @@ def load_hf_audio(
         EnvironmentFault: The package ``transformers`` is missing, or the model's files are damaged
             or do not belong together.
     """
-    family, folder = model.family, model.folder
-    transformers = import_transformers()
-    load = transformers.AutoFeatureExtractor.from_pretrained
-    extractor = load_part(folder, "feature extractor", load)
-    net = load_net(folder, family.net, tower=family.tower, unused=family.unused, device=device)
+    extractor, net = load_encoder(model, "feature extractor", "AutoFeatureExtractor", device=device)
     return HfAudioEncoder(net, model, extractor, grid=grid, device=device, threads=threads)
 
 

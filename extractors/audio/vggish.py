@@ -27,7 +27,7 @@ from extractors.audio.mel import (
 )
 from extractors.audio.vggish_pca import Rounding, VggishPca, load_vggish_pca
 from extractors.checkpoint import load_state
-from extractors.i3d_vggish import OWN_GRID, PATCH_SAMPLES, VGGISH_WEIGHTS, vggish_spec
+from extractors.i3d_vggish_spec import OWN_GRID, PATCH_SAMPLES, VGGISH_WEIGHTS, vggish_spec
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
 from extractors.state_check import refuse_other_net

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.i3d_vggish import VGGISH_PCA_WEIGHTS
+from extractors.i3d_vggish_spec import VGGISH_PCA_WEIGHTS
 from extractors.weights import describe_weights, find_weights
 from pipeline.core.errors import EnvironmentFault
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extractors.audio.mel import YAMNET_OFFSET, log_mel
-from extractors.lite import LITE, YAMNET
+from extractors.lite_spec import LITE, YAMNET
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
 from extractors.weights import find_weights

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extractors.lite import EFFICIENTNET_LITE0
+from extractors.lite_spec import EFFICIENTNET_LITE0
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
 from extractors.weights import find_weights

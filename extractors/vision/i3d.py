@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.checkpoint import load_state
-from extractors.i3d_vggish import I3D_RGB, I3D_RGB_WEIGHTS
+from extractors.i3d_vggish_spec import I3D_RGB, I3D_RGB_WEIGHTS
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
 from extractors.state_check import refuse_other_net

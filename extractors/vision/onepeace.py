@@ -17,14 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extractors.onepeace import BASE_WEIGHTS, ONEPEACE_VIDEO, Precision
 from extractors.onepeace_layers import (
     NORM_EPS,
     Attention,
     Layer,
-    OnePeaceSize,
     PictureAdapter,
     feed_forward,
+)
+from extractors.onepeace_spec import (
+    BASE_WEIGHTS,
+    ONEPEACE_VIDEO,
+    RELEASED_SIZE,
+    OnePeaceSize,
+    Precision,
 )
 from extractors.onepeace_weights import load_branch
 from extractors.runner import Runner
@@ -191,7 +196,7 @@ def load_onepeace_video(
     device: torch.device,
     *,
     spec: EncoderSpec = ONEPEACE_VIDEO,
-    size: OnePeaceSize | None = None,
+    size: OnePeaceSize = RELEASED_SIZE,
     precision: Precision = "float32",
     threads: int | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
@@ -201,7 +206,7 @@ def load_onepeace_video(
     Args:
         device: Where it runs.
         spec: Its description.
-        size: Its measures; None for those of the released model.
+        size: Its measures.
         precision: Type of its weights and of the arithmetic.
         threads: CPU cores to use; None takes torch's number of threads.
         weights_dir: Folder of the weights.
@@ -209,16 +214,16 @@ def load_onepeace_video(
     Raises:
         EnvironmentFault: The weights are missing, damaged or of another net.
     """
-    size = size or OnePeaceSize()
-    dtype = getattr(torch, precision)
     net = load_branch(
-        lambda: OnePeaceVideo(size),
+        OnePeaceVideo,
         "video",
         spec.weights,
+        size=size,
         device=device,
-        dtype=dtype,
+        precision=precision,
         weights_dir=weights_dir,
     )
+    dtype = getattr(torch, precision)
     return OnePeaceVideoEncoder(
         net, spec, side=size.image_side, device=device, dtype=dtype, threads=threads
     )
@@ -228,7 +233,7 @@ def load_onepeace_image(
     device: torch.device,
     *,
     weights: WeightsFile = BASE_WEIGHTS,
-    size: OnePeaceSize | None = None,
+    size: OnePeaceSize = RELEASED_SIZE,
     precision: Precision = "float32",
     weights_dir: str | os.PathLike[str] | None = None,
 ) -> OnePeaceImage:
@@ -238,20 +243,20 @@ def load_onepeace_image(
         device: Where it runs.
         weights: `BASE_WEIGHTS`, or `extractors.onepeace.VISION_WEIGHTS` for the file of this branch
             alone.
-        size: Its measures; None for those of the released model.
+        size: Its measures.
         precision: Type of its weights and of the arithmetic.
         weights_dir: Folder of the weights.
 
     Raises:
         EnvironmentFault: The weights are missing, damaged or of another net.
     """
-    size = size or OnePeaceSize()
     return load_branch(
-        lambda: OnePeaceImage(size),
+        OnePeaceImage,
         "image",
         weights,
+        size=size,
         device=device,
-        dtype=getattr(torch, precision),
+        precision=precision,
         weights_dir=weights_dir,
     ).eval()
 

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from extractors.hf import HfModel
 from extractors.hf_files import INSTALL
-from extractors.hf_net import import_transformers, load_net, load_part, pool
+from extractors.hf_model import HfModel
+from extractors.hf_net import load_encoder, pool
 from extractors.runner import Runner
 from extractors.spec import Encoded
 from extractors.windows import WindowGrid
@@ -140,7 +140,7 @@ class HfVisionEncoder:
             [row[frames[..., channel].int()] for channel, row in enumerate(self._table)], dim=-3
         )
         answer = self._net(pixel_values=pixels)
-        return (pool(answer, output=self._family.output, pooling=self._family.pooling),)
+        return (pool(answer, self._family),)
 
 
 def load_hf_vision(
@@ -158,18 +158,16 @@ def load_hf_vision(
         EnvironmentFault: The package ``transformers`` or Pillow is missing, or the model's files
             are damaged or do not belong together.
     """
-    family, folder = model.family, model.folder
-    transformers = import_transformers()
-    load = transformers.AutoImageProcessor.from_pretrained
-    processor = load_part(folder, "image processor", load, backend="pil")
+    processor, net = load_encoder(
+        model, "image processor", "AutoImageProcessor", device=device, backend="pil"
+    )
     if getattr(processor, "backend", None) != "pil":
         raise EnvironmentFault(
-            f"{type(processor).__name__} of {folder.path} scales pictures without Pillow, so that "
-            "features would depend on what is installed",
+            f"{type(processor).__name__} of {model.folder.path} scales pictures without Pillow, so "
+            "that features would depend on what is installed",
             hint=f"{INSTALL}; if that is there, take another model",
         )
     preparer = PicturePreparer(processor)
-    net = load_net(folder, family.net, tower=family.tower, unused=family.unused, device=device)
     _check_side(net, model, preparer)
     return HfVisionEncoder(net, model, preparer, frames=grid.window, device=device, threads=threads)
 

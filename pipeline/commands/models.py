@@ -9,6 +9,9 @@ Files are looked for in --weights-dir, in installed packages and in the cache (P
 fetched into the cache, or into --weights-dir. A copy of the files can be served to machines without
 internet: --mirror (or PIPELINE_MIRRORS) names the https address of its folder. What comes is
 compared with the published hash; a file of which none is published comes from its publisher only.
+
+Branches of ONE-PEACE's checkpoints are converted when they are first loaded; the converted files
+are listed and verified, too, and are enough without the checkpoint.
 """
 
 from __future__ import annotations
@@ -64,13 +67,18 @@ def execute(args: argparse.Namespace) -> int:
     from extractors.catalogue import find_entries
 
     run = {None: _list, "fetch": _fetch, "verify": _verify}[args.kind]
-    return run(args, find_entries(getattr(args, "names", ())))
+    return run(args, find_entries(getattr(args, "names", ()), conversions=True))
 
 
 def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
     from extractors.weights import cache_folder, locate_weights
 
-    places = [locate_weights(entry.weights, weights_dir=args.weights_dir) for entry in entries]
+    places = [
+        (entry, place)
+        for entry in entries
+        if (place := locate_weights(entry.weights, weights_dir=args.weights_dir)) is not None
+        or not entry.conversion
+    ]
     if args.json:
         rows = [
             {
@@ -78,19 +86,19 @@ def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
                 "where": None if place is None else place[0],
                 "path": None if place is None else str(place[1]),
             }
-            for entry, place in zip(entries, places, strict=True)
+            for entry, place in places
         ]
         print(json.dumps(rows, indent=2))
         return 0
     table = [
         (
             entry.weights.file,
-            _size(entry.weights),
+            _size(entry.weights, place and place[1]),
             entry.weights.licence,
             "missing" if place is None else place[0],
             ", ".join(entry.backbones) or "(an option)",
         )
-        for entry, place in zip(entries, places, strict=True)
+        for entry, place in places
     ]
     print(_aligned([("file", "size", "licence", "where", "backbones"), *table]))
     print(f"cache: {cache_folder()}")
@@ -107,6 +115,15 @@ def _fetch(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
         except TransferRefusedError as error:
             raise UsageError(f"--mirror {error}", hint="name the folder as https://...") from error
 
+    made = [entry for entry in entries if entry.conversion]
+    for entry in made:
+        if entry.weights.file in args.names:
+            raise UsageError(
+                f"{entry.weights.file} is not published anywhere: it is {entry.weights.source}",
+                hint="fetch that; the first run that needs the other converts it",
+            )
+    entries = [entry for entry in entries if entry not in made]
+
     def fetch(entry: CatalogueEntry) -> tuple[str, Path]:
         path = fetch_weights(entry.weights, weights_dir=args.weights_dir, copies=args.mirror)
         return "there", path
@@ -115,35 +132,46 @@ def _fetch(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
 
 
 def _verify(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
+    from extractors.conversions import is_converted
     from extractors.weights import locate_weights
 
     places = {
         entry.weights.file: locate_weights(entry.weights, weights_dir=args.weights_dir)
         for entry in entries
     }
-    if not args.names:  # nobody needs all of them
-        entries = [entry for entry in entries if places[entry.weights.file] is not None]
+
+    def is_asked(entry: CatalogueEntry) -> bool:
+        """Nobody needs all files; of a backbone, what was converted is enough."""
+        if places[entry.weights.file] is not None or entry.weights.file in args.names:
+            return True
+        converted = is_converted(entry.weights, weights_dir=args.weights_dir)
+        return bool(args.names) and not entry.conversion and not converted
 
     def verify(entry: CatalogueEntry) -> tuple[str, Path]:
         place = places[entry.weights.file]
         if place is None:
+            hint = f"pipeline models fetch {entry.weights.file}"
             raise EnvironmentFault(
                 f"{entry.weights.file} is not on this machine",
-                hint=f"pipeline models fetch {entry.weights.file}",
+                hint=f"it is {entry.weights.source}" if entry.conversion else hint,
             )
-        return _verdict(entry.weights, place[1]), place[1]
+        return _verdict(entry, place[1]), place[1]
 
-    return _each(args, entries, verify)
+    return _each(args, [entry for entry in entries if is_asked(entry)], verify)
 
 
-def _verdict(weights: WeightsFile, path: Path) -> str:
+def _verdict(entry: CatalogueEntry, path: Path) -> str:
     """What can be said of a file that is not a wrong one.
 
     Raises:
         EnvironmentFault: It is a wrong one.
     """
+    from extractors.conversions import verify_conversion
     from extractors.weights_check import describe_hash, read_record, verify_all
 
+    if entry.conversion:
+        return verify_conversion(path)
+    weights = entry.weights
     found = verify_all(path, weights)
     if weights.sha256 or weights.git_blob:
         return f"ok ({describe_hash(weights)})"
@@ -177,13 +205,17 @@ def _each(args: argparse.Namespace, entries: Sequence[CatalogueEntry], do: Any) 
     return 1 if failed else 0
 
 
-def _size(weights: WeightsFile) -> str:
-    """Size in the units of downloads: 1 MB is 1,000,000 bytes."""
-    count = weights.bytes or weights.about_bytes
+def _size(weights: WeightsFile, path: Path | None) -> str:
+    """Size as published, else of what is here; in the units of downloads: 1 MB is 1,000,000 bytes.
+
+    With ~ before it, it is an estimate.
+    """
+    here = path.stat().st_size if path is not None and path.exists() else 0
+    count = weights.bytes or here or weights.about_bytes
     if not count:
         return "unknown"
     scale, unit = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
-    return f"{'' if weights.bytes else '~'}{count / scale:.1f} {unit}"
+    return f"{'' if weights.bytes or here else '~'}{count / scale:.1f} {unit}"
 
 
 def _aligned(table: Sequence[tuple[str, ...]]) -> str:

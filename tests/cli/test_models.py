@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from extractors import addresses, catalogue
+from extractors.audio.onepeace import load_onepeace_audio
 from extractors.spec import WeightsFile
 from extractors.weights_check import read_record
+from fixtures.onepeace import TINY, write_base
 from fixtures.weights_server import CONTENT, SHA256, Server, answer, break_off, serving
 from pipeline.cli import main
 
@@ -202,6 +205,65 @@ def test_verify_names_damaged_and_missing_files(
 def test_verify_finds_the_embedded_weights_intact(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "verify", "lite"]) == 0
     assert capsys.readouterr().out.count(": ok (SHA-256") == 2
+
+
+# --- converted branches ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def converted(server: Server, tmp_path: Path) -> Path:
+    """A branch of ONE-PEACE in the cache, without the checkpoint that it was made of."""
+    weights = tmp_path / "cache" / "weights"
+    weights.mkdir(parents=True)
+    checkpoint = write_base(weights)
+    load_onepeace_audio(torch.device("cpu"), size=TINY, threads=1)
+    checkpoint.unlink()
+    return weights / "onepeace-audio.safetensors"
+
+
+def test_converted_branches_are_listed_where_they_are(
+    converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {row.split()[0]: row for row in listed(capsys)}
+    words = rows[converted.name].split()
+    size = converted.stat().st_size / 1e3
+    assert words[1:5] == [f"{size:.1f}", "kB", "Apache-2.0", "cache"]
+    assert "onepeace, onepeace-fp16, onepeace-bf16" in rows[converted.name]
+    assert "missing" in rows["one-peace.pt"]
+    assert "onepeace-video.safetensors" not in rows
+    _, entries = run_json(capsys, "--json")
+    [entry] = [row for row in entries if row["file"] == converted.name]
+    assert entry["conversion"] and entry["path"] == str(converted)
+    assert entry["source"] == "made of one-peace.pt"
+
+
+def test_converted_branches_are_verified(
+    converted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, rows = run_json(capsys, "verify", "--json")
+    verdicts = {row["file"]: row["verdict"] for row in rows}
+    assert verdicts[converted.name].startswith("ok (SHA-256 of its tensors ")
+    assert main(["models", "verify", "onepeace"]) == 1  # the picture's checkpoint is not here
+    said = capsys.readouterr()
+    assert f"{converted.name}: ok" in said.out
+    assert "onepeace_video_k400.pth is not on this machine" in said.err
+    assert "one-peace.pt" not in said.err
+    content = bytearray(converted.read_bytes())
+    content[-50] ^= 1
+    converted.write_bytes(content)
+    assert main(["models", "verify", converted.name]) == 3
+    assert "its tensors have SHA-256" in capsys.readouterr().err
+
+
+def test_a_branch_is_converted_and_never_fetched(
+    converted: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "fetch", converted.name]) == 2
+    assert "it is made of one-peace.pt" in capsys.readouterr().err
+    converted.unlink()
+    assert main(["models", "verify", converted.name]) == 3
+    assert "is not on this machine (it is made of one-peace.pt)" in capsys.readouterr().err
+    assert server.asked == []
 
 
 # --- other commands -------------------------------------------------------------------------------

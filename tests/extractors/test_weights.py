@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from extractors import addresses, weights
-from extractors.catalogue import catalogue, find_entries
+from extractors.catalogue import catalogue, find_entries, verify_backbone
 from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.network import is_offline, network
 from extractors.registry import BACKBONES
@@ -21,7 +21,6 @@ from extractors.weights import (
     fetch_weights,
     find_weights,
     locate_weights,
-    verify_backbone,
     verify_weights,
 )
 from fixtures.weights_server import CONTENT as SERVED

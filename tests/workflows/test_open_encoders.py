@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import pipeline
-from extractors.hf import parse_hf_name
+from extractors.hf import HfModel, parse_hf_name
+from extractors.hf_files import ModelFolder
+from extractors.hf_hub import HubModel
+from extractors.spec import WeightsFile
 from pipeline.core.errors import EnvironmentFault, UsageError
 from tests.workflows.test_open_vocabulary import BACKBONE, PlantedTexts
 from workflows import detect, open_encoders
@@ -34,6 +40,19 @@ class Notebook:
         raise AssertionError("nothing is fetched here")
 
 
+def missing(name: str, weights_dir: object, *, size: int = 0) -> list[HfModel]:
+    """Both encoders of a name, as the hub describes them; folders are here."""
+    models: list[Any] = []
+    for model in parse_hf_name(name).values():
+        weights = WeightsFile("model.safetensors", size, "", "", "hub") if model.repo else None
+        hub = HubModel(model.repo, model.revision) if model.repo else None
+        folder = ModelFolder(
+            Path("snapshot"), "hub", {}, hub, missing=(weights,) if weights else ()
+        )
+        models.append(SimpleNamespace(folder=folder))
+    return models
+
+
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without network that has never seen a model."""
@@ -50,7 +69,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         open_encoders, "load_text_encoder", lambda name, *, which, **_: PlantedTexts(which)
     )
-    monkeypatch.setattr(open_encoders, "_is_here", lambda name, modality, folder: False)
+    monkeypatch.setattr(open_encoders, "_described", missing)
 
 
 # ---- what is loaded ---------------------------------------------------------------------------
@@ -67,9 +86,18 @@ def test_what_will_be_downloaded_is_said_with_size_and_licence(planted: None) ->
 
 def test_of_encoders_that_are_not_the_defaults_nothing_is_made_up(planted: None) -> None:
     said = Notebook()
-    load_open_vocabulary(["dog"], backbone="hf:some/clip+some/clap", watch=said)
-    assert "some/clip (size and licence: see its page)" in said.lines[0]
+    load_open_vocabulary(["dog"], backbone="hf:some/clip+some/clap@main", watch=said)
+    assert "some/clip (see its page), some/clap@main (see its page)" in said.lines[0]
     assert "MB" not in said.lines[0]
+
+
+def test_the_size_is_said_where_the_hub_says_it(
+    planted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Notebook()
+    monkeypatch.setattr(open_encoders, "_described", partial(missing, size=12_345_678))
+    load_open_vocabulary(["dog"], backbone="hf:some/clip+/models/clap", watch=said)
+    assert said.lines[0].endswith(": some/clip (12 MB, licence: see its page)")
 
 
 def test_nothing_is_said_of_encoders_that_are_here(
@@ -77,7 +105,7 @@ def test_nothing_is_said_of_encoders_that_are_here(
 ) -> None:
     said = Notebook()
     load_open_vocabulary(["dog"], backbone="hf:/models/clip+/models/clap", watch=said)
-    monkeypatch.setattr(open_encoders, "_is_here", lambda name, modality, folder: True)
+    monkeypatch.setattr(open_encoders, "_described", lambda name, weights_dir: [])
     load_open_vocabulary(["dog"], watch=said)
     assert said.lines == []
 
@@ -101,7 +129,7 @@ def test_bad_labels_are_refused_before_anything_is_looked_for(
         raise AssertionError("looked for encoders")
 
     monkeypatch.setattr(open_encoders, "load_backbone", never)
-    monkeypatch.setattr(open_encoders, "_is_here", never)
+    monkeypatch.setattr(open_encoders, "_described", never)
     with pytest.raises(UsageError, match="names nothing"):
         load_open_vocabulary(["dog barking", " "])
 

