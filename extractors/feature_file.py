@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,14 +201,21 @@ def write_feature_file(
         records: The videos in it, in the order they are to have.
         sources: All their arrays, named ``<id>/<array>``.
     """
+    with atomic_file(path) as handle:
+        write_features(handle, digest=digest, records=records, sources=sources)
+
+
+def write_features(
+    handle: BinaryIO, *, digest: str, records: Sequence[Record], sources: Iterable[TensorSource]
+) -> None:
+    """Write what a file of a store holds; see `write_feature_file`."""
     metadata = {
         "format": FORMAT_NAME,
         "version": str(FORMAT_VERSION),
         "digest": digest,
         "records": json.dumps([record.to_json() for record in records], sort_keys=True),
     }
-    with atomic_file(path) as handle:
-        write_tensors(handle, sources, metadata)
+    write_tensors(handle, sources, metadata)
 
 
 def file_name(id: str) -> str:

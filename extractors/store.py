@@ -6,7 +6,7 @@
     videos/*.safetensors  one finished video each, as workers leave them
     shards/*.safetensors  many videos each, made from those by `FeatureStore.pack`
     index.sqlite          which shard holds which video; derived, made again when it is missing
-    ledger/*.jsonl        every attempt at every video
+    ledger/*.jsonl        every attempt at every video; see `pipeline.core.ledger`
     locks                 claims of running writers; always empty
 
 Every write is a temporary file, flushed, then renamed. Files of equal features are equal byte for
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -60,10 +60,10 @@ class FeatureStore:
         self.path = path
         self.spec = spec
         self.digest = spec.digest
-        self.ledger = Ledger(path / "ledger")
-        self._videos = path / "videos"
-        self._index = ShardIndex(path, digest=self.digest)
         self._locks = LockFile(path / "locks")
+        self.ledger = Ledger(path / "ledger", locks=self._locks)
+        self._videos = path / "videos"
+        self._index = ShardIndex(path, digest=self.digest, locks=self._locks)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureStore, (self.path, self.spec)
@@ -120,7 +120,8 @@ class FeatureStore:
 
     def ids(self) -> list[str]:
         """Ids of all videos, sorted by code point."""
-        return sorted({*self._index.ids(), *self._loose_ids()})
+        loose = set(self._loose_ids())  # first: between the two looks some may move to a shard
+        return sorted(loose.union(self._index.ids()))
 
     def __len__(self) -> int:
         return len(self.ids())
@@ -187,19 +188,25 @@ class FeatureStore:
         """
         return self._locks.hold(f"video {id}", wait=False)
 
-    def pack(self, *, min_videos: int = 1) -> int:
-        """Join finished videos into shards of up to 256 MB.
+    def pack(self, *, min_videos: int = 1, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Join finished videos into shards of up to 256 MB, and ledger files of ended writers.
 
-        Killed at any moment, it loses nothing; run again, it ends with the same files.
+        Others may read and write meanwhile. Killed at any moment, it loses nothing; run again, it
+        ends with the same files.
 
         Args:
-            min_videos: Do nothing below this number of small files.
+            min_videos: Leave videos alone below this number of small files.
+            go_on: Asked between steps of some seconds; once it says no, the rest is left.
 
         Returns:
             Number of videos packed; 0 also where another process is packing.
         """
         with self._locks.hold("pack", wait=False) as mine:
-            return pack_videos(self, min_videos=min_videos) if mine else 0
+            if not mine:
+                return 0
+            packed = pack_videos(self, min_videos=min_videos, go_on=go_on)
+            self.ledger.join()
+            return packed
 
     def verify(self) -> Iterator[Damage]:
         """Read everything and yield what does not agree with its hash."""

@@ -26,10 +26,12 @@ from extractors.feature_file import UnreadableError, is_feature_file, read_featu
 from extractors.records import Record
 from pipeline.core.atomic import atomic_path
 from pipeline.core.errors import StoreError
+from pipeline.core.locks import POLL_S, LockFile
 
 SCHEMA_VERSION = 1
 UNWRITABLE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 CLOCK_TICK_NS = 2 * 10**9
+TURN_S = 30.0  # beyond what copying the index of millions of videos takes
 SCHEMA = """
 CREATE TABLE shards (name TEXT PRIMARY KEY, size INTEGER NOT NULL, damage TEXT NOT NULL);
 CREATE TABLE videos (id TEXT PRIMARY KEY, revision INTEGER NOT NULL, shard TEXT NOT NULL,
@@ -61,10 +63,12 @@ class ShardIndex:
     Args:
         root: Folder of the store.
         digest: Digest of the store's backbone.
+        locks: By which processes that would write the same index wait for the first of them.
     """
 
-    def __init__(self, root: Path, *, digest: str) -> None:
+    def __init__(self, root: Path, *, digest: str, locks: LockFile) -> None:
         self._digest = digest
+        self._locks = locks
         self._shards = root / "shards"
         self._path = root / "index.sqlite"
         self._private: tempfile.TemporaryDirectory[str] | None = None
@@ -110,8 +114,27 @@ class ShardIndex:
                     self._seen = None if fresh else state
                     return
                 gone = known is None or not known.items() <= listing.items()
-                # Where some are gone, older copies may count again: all shards are read.
-                self._write(listing, {} if gone or known is None else known)
+                with self._turn():
+                    if self._state() == state:
+                        # Where some are gone, older copies may count again: all are read.
+                        self._write(listing, {} if gone or known is None else known)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait while another process writes the index, which is most likely the same one.
+
+        Nothing depends on it: one that takes too long, or cannot be told, is not waited for.
+        """
+        if not os.access(self._shards.parent, os.W_OK):  # no index of others, and no lock of ours
+            yield
+            return
+        end = time.monotonic() + TURN_S
+        while True:
+            with self._locks.hold("index", wait=False) as mine:
+                if mine or time.monotonic() > end:
+                    yield
+                    return
+            time.sleep(POLL_S)
 
     def _query(self, sql: str, values: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
         self.refresh()

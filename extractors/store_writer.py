@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,7 @@ from extractors.features import ARRAY_TYPES, Rows, Summary
 from extractors.records import Record, Source, hash_arrays
 from extractors.safetensors_io import TensorSource
 from extractors.shapes import array_shapes
-
-if TYPE_CHECKING:
-    from extractors.store import FeatureStore
+from extractors.store_view import StoreView
 
 
 class VideoWriter:
@@ -33,7 +31,7 @@ class VideoWriter:
         source: Fingerprint of the media file.
     """
 
-    def __init__(self, store: FeatureStore, id: str, *, source: Source | None) -> None:
+    def __init__(self, store: StoreView, id: str, *, source: Source | None) -> None:
         self._store = store
         self._id = id
         self._source = source
@@ -110,7 +108,7 @@ class VideoWriter:
 class _Spool:
     """Bytes of one array on their way, with their hash."""
 
-    def __init__(self, store: FeatureStore) -> None:
+    def __init__(self, store: StoreView) -> None:
         self.handle: IO[bytes] = tempfile.TemporaryFile(dir=store.path)  # noqa: SIM115 - see __exit__
         self.sha = hashlib.sha256()
 

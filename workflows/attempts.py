@@ -21,6 +21,8 @@ class Attempts:
         quarantined: Whether it has been set aside since its last attempt.
         reason: Why it failed.
         source: Fingerprint of the file that failed.
+        running: Whether an attempt was begun that has not ended.
+        shared: Whether other videos were in flight in that attempt's process.
     """
 
     crashes: int = 0
@@ -29,22 +31,44 @@ class Attempts:
     reason: str = ""
     source: Source | None = None
     running: bool = False
+    shared: bool = False
+
+    @property
+    def deaths(self) -> int:
+        """Crashes, where the attempt that has not ended counts as one.
+
+        In company any of the videos may be to blame. Such a crash counts as a first one only, and
+        makes that the video is tried alone from then on: the crash that sets it aside is its own.
+        """
+        return self.crashes + (self.running and not (self.shared and self.crashes))
+
+
+NOTHING = Attempts()
 
 
 def read_attempts(ledger: Ledger) -> dict[str, Attempts]:
-    """Attempts at each video, from all rows of all writers in the order of time."""
+    """Attempts at each video of which there is something to say, from all rows of all writers.
+
+    Videos that were done, or left in good order, are not among them: of a large store that is done,
+    nothing stays in memory.
+    """
     attempts: dict[str, Attempts] = {}
     for row in ledger.rows():
-        attempts[row.id] = _after(attempts.get(row.id, Attempts()), row)
+        past = _after(attempts.get(row.id, NOTHING), row)
+        if past == NOTHING:
+            attempts.pop(row.id, None)
+        else:
+            attempts[row.id] = past
     # What was begun and has not ended counts: its process is gone, or holds the claim.
-    return {id: replace(past, crashes=past.crashes + past.running) for id, past in attempts.items()}
+    return {id: replace(past, crashes=past.deaths) for id, past in attempts.items()}
 
 
 def _after(past: Attempts, row: LedgerRow) -> Attempts:
     if row.outcome == "started":
-        return replace(past, crashes=past.crashes + past.running, running=True, quarantined=False)
+        shared = row.details.get("shared") is True
+        return replace(past, crashes=past.deaths, running=True, shared=shared, quarantined=False)
     if row.outcome in ("done", "partial"):
-        return Attempts()
+        return NOTHING
     if row.outcome == "failed":
         source = row.details.get("source")
         return Attempts(
@@ -53,7 +77,7 @@ def _after(past: Attempts, row: LedgerRow) -> Attempts:
             source=None if source is None else Source.from_json(source),
         )
     if row.outcome == "quarantined":
-        return replace(
-            past, crashes=max(CRASHES, past.crashes + past.running), running=False, quarantined=True
-        )
-    return replace(past, running=False)  # skipped: ended in good order, without a result
+        crashes = max(CRASHES, past.deaths)
+        return replace(past, crashes=crashes, running=False, shared=False, quarantined=True)
+    # Skipped: it ended in good order, without a result.
+    return replace(past, running=False, shared=False)

@@ -31,11 +31,17 @@ class MediaItem:
 
     Attributes:
         id: Its name in stores and results.
-        path: Where it is. It need not exist: reading it says so.
+        name: Its path as text; hundreds of thousands of `Path` objects would take most of the
+            memory of a run that finds everything done.
     """
 
     id: str
-    path: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is. It need not exist: reading it says so."""
+        return Path(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,11 @@ class _Found:
     Attributes:
         item: The file.
         origin: What named it, for error messages.
-        single: It was named by itself; a longer id may be taken for it.
         named: Its id was given.
     """
 
     item: MediaItem
     origin: str
-    single: bool = False
     named: bool = False
 
 
@@ -80,57 +84,71 @@ def find_media(inputs: Sequence[str | os.PathLike[str]]) -> list[MediaItem]:
         NothingMatchedError: No input names a file that exists.
         UsageError: Two files have one id, a list cannot be read, or a folder.
     """
-    found = [entry for text in inputs for entry in _expand(os.fspath(text))]
-    items = _distinct(found)
+    items = _distinct([os.fspath(text) for text in inputs])
     if not any(item.path.exists() for item in items):
         raise _nothing([os.fspath(text) for text in inputs], items)
     return items
 
 
-def _expand(text: str) -> Iterator[_Found]:
+def _listed(text: str) -> Iterator[_Found] | None:
+    """What a folder, a list or a glob names; None for a file that is named by itself."""
     path = Path(text)
     if not text:
         raise UsageError("an input is empty")
     if text.startswith("@") and not path.exists():
-        yield from _from_list(Path(text[1:]))
-    elif path.is_dir():
-        yield from _from_folder(path)
-    elif path.suffix.lower() == ".csv":
-        yield from _from_rows(path, _csv_rows(path))
-    elif path.suffix.lower() == ".jsonl":
-        yield from _from_rows(path, _json_rows(path))
-    elif not path.exists() and glob.has_magic(text):
-        yield from _from_glob(text)
-    else:
-        yield _Found(MediaItem(_text_id(path.name), path), text, single=True)
+        return _from_list(Path(text[1:]))
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix.lower() == ".csv":
+        return _from_rows(path, _csv_rows(path))
+    if path.suffix.lower() == ".jsonl":
+        return _from_rows(path, _json_rows(path))
+    if not path.exists() and glob.has_magic(text):
+        return _from_glob(text)
+    return None
 
 
 def _from_folder(folder: Path) -> Iterator[_Found]:
-    for path in sorted(_walk(folder)):
+    origin = f"{folder}{os.sep}"
+    for name in _walk(folder):
+        path = Path(name)
         if path.suffix.lower() in VIDEO_SUFFIXES:
-            yield _Found(MediaItem(_text_id(path.relative_to(folder)), path), f"{folder}{os.sep}")
+            yield _Found(MediaItem(_text_id(path.relative_to(folder)), name), origin)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder; each folder is entered once, however many links lead to it."""
-    entered = set()
+def _walk(folder: Path) -> Iterator[str]:
+    """Files below a folder, sorted as paths are, without holding more than the way to the next.
 
-    def refuse(error: OSError) -> None:
-        raise UsageError(
-            f"the folder {error.filename} cannot be read: {error.strerror}",
-            hint="give yourself permission, or name the other folders",
-        )
+    Each folder is entered once, however many links lead to it.
+    """
+    entered: set[tuple[int, int]] = set()
+    way = [iter(_listing(folder, entered))]
+    while way:
+        for path, is_folder in way[-1]:
+            if is_folder:
+                way.append(iter(_listing(path, entered)))
+                break
+            yield str(path)
+        else:
+            way.pop()
 
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        status = Path(place).stat()
+
+def _listing(folder: Path, entered: set[tuple[int, int]]) -> Iterable[tuple[Path, bool]]:
+    """What lies in a folder, sorted, and what of it are folders; nothing where it was entered."""
+    try:
+        status = folder.stat()
         if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
+            return []
         entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith("."):
-                yield Path(place, name)
+        with os.scandir(folder) as entries:
+            shown = (entry for entry in entries if not entry.name.startswith("."))
+            found = sorted((entry.name, entry.is_dir()) for entry in shown)
+    except OSError as error:
+        raise UsageError(
+            f"the folder {folder} cannot be read: {error.strerror}",
+            hint="give yourself permission, or name the other folders",
+        ) from error
+    return ((folder / name, is_folder) for name, is_folder in found)
 
 
 def _from_glob(pattern: str) -> Iterator[_Found]:
@@ -143,11 +161,11 @@ def _from_glob(pattern: str) -> Iterator[_Found]:
         path = Path(name)
         known = path.suffix.lower() in VIDEO_SUFFIXES | AUDIO_SUFFIXES
         if path.is_file() and (any_suffix or known):
-            yield _Found(MediaItem(_text_id(path.relative_to(base)), path), pattern)
+            yield _Found(MediaItem(_text_id(path.relative_to(base)), str(path)), pattern)
 
 
 def _from_list(path: Path) -> Iterator[_Found]:
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         name = line.strip()
         if name and not name.startswith("#"):
             yield _from_row(path, number, name, None)
@@ -177,7 +195,7 @@ def _from_row(manifest: Path, number: int, name: str, id: str | None) -> _Found:
         raise UsageError(
             f"{place}: the id {id!r} leads out of a folder", hint="use a relative path"
         )
-    return _Found(MediaItem(id, path), place, named=named)
+    return _Found(MediaItem(id, str(path)), place, named=named)
 
 
 _ROOTS = ("/", "//", ".", "..")
@@ -198,7 +216,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -208,6 +226,10 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: no object with a path")
         yield number, row
+
+
+def _lines(path: Path) -> Iterable[str]:
+    return io.StringIO(_read(path), newline=None)
 
 
 def _read(path: Path) -> str:
@@ -225,43 +247,52 @@ def _text_id(path: str | os.PathLike[str]) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
-def _distinct(found: Sequence[_Found]) -> list[MediaItem]:
+def _distinct(inputs: Sequence[str]) -> list[MediaItem]:
     """Each file once; single files of one name get longer ids; other clashes are refused."""
-    by_id: dict[str, _Found] = {}
+    by_id: dict[str, MediaItem] = {}
     seen: set[str] = set()
-    for entry in _lengthened(found):
-        path = _absolute(entry.item.path)
+    alone = len(inputs) == 1 and Path(inputs[0]).is_dir()  # a folder holds no file twice
+    for entry in _expand(inputs):
+        item, path = entry.item, _absolute(entry.item.name)
         if path in seen and not entry.named:
             continue
-        other = by_id.setdefault(entry.item.id, entry)
-        if _absolute(other.item.path) != path:
+        other = by_id.setdefault(item.id, item)
+        if _absolute(other.name) != path:
+            first = next((same for same in _expand(inputs) if same.item == other), entry)
             raise UsageError(
-                f"two files have the id {entry.item.id!r}: {other.item.path} "
-                f"(from {other.origin}) and {entry.item.path} (from {entry.origin})",
+                f"two files have the id {item.id!r}: {other.path} "
+                f"(from {first.origin}) and {item.path} (from {entry.origin})",
                 hint="give the folder above both, or a .csv list with a column id",
             )
-        seen.add(path)
-    return [entry.item for entry in by_id.values()]
+        if not alone:
+            seen.add(path)
+    return list(by_id.values())
 
 
-def _lengthened(found: Sequence[_Found]) -> Iterator[_Found]:
-    """Give single files that share a name their path as id."""
+def _expand(inputs: Sequence[str]) -> Iterator[_Found]:
+    """What the inputs name, in their order; files that share a name get their path as id."""
+    sources = [(text, _listed(text)) for text in inputs]
     paths: dict[str, set[str]] = {}
-    for entry in found:
-        if entry.single:
-            paths.setdefault(entry.item.id, set()).add(_absolute(entry.item.path))
-    for entry in found:
-        if entry.single and len(paths[entry.item.id]) > 1:
-            parts = [part for part in entry.item.path.parts if part not in _ROOTS]
-            parts = [part for part in parts if part != entry.item.path.anchor]
-            longer = MediaItem(_text_id(Path(*parts)), entry.item.path)
-            yield _Found(longer, entry.origin, single=True)
+    for text, listed in sources:
+        if listed is None:
+            paths.setdefault(Path(text).name, set()).add(_absolute(text))
+    for text, listed in sources:
+        if listed is not None:
+            yield from listed
         else:
-            yield entry
+            yield _by_itself(Path(text), text, alone=len(paths[Path(text).name]) == 1)
 
 
-def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - without following links, but with .. taken out
+def _by_itself(path: Path, text: str, *, alone: bool) -> _Found:
+    """A file named by itself."""
+    parts = [part for part in path.parts if part not in _ROOTS and part != path.anchor]
+    id = path.name if alone else Path(*parts)
+    return _Found(MediaItem(_text_id(id), str(path)), text)
+
+
+def _absolute(path: str) -> str:
+    absolute = os.path.abspath(path)  # noqa: PTH100 - links stay, .. is taken out
+    return path if absolute == path else absolute  # one text where two would say the same
 
 
 def _nothing(inputs: Sequence[str], items: Sequence[MediaItem]) -> NothingMatchedError:
@@ -274,10 +305,10 @@ def _nothing(inputs: Sequence[str], items: Sequence[MediaItem]) -> NothingMatche
         )
     named = ", ".join(inputs)
     sounds = sum(
-        path.suffix.lower() in AUDIO_SUFFIXES
+        Path(name).suffix.lower() in AUDIO_SUFFIXES
         for text in inputs
         if Path(text).is_dir()
-        for path in _walk(Path(text))
+        for name in _walk(Path(text))
     )
     if sounds:
         return NothingMatchedError(

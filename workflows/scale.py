@@ -34,8 +34,8 @@ class ScaleRow:
         small_files: Files of single videos that are written, and joined later.
         shards: Files that stay.
         ledger_bytes: Size of the ledger.
-        plan_hours: Core hours that a rerun spends before its first video.
-        plan_bytes: Memory that it takes then.
+        plan_hours: Core hours of a rerun that finds everything done.
+        plan_bytes: Memory that it takes.
     """
 
     hours: float
@@ -142,7 +142,8 @@ def work_out(
         clip_seconds: Mean length of the files.
 
     Raises:
-        UsageError: Records of other benchmarks, or a value that is not positive.
+        UsageError: Records of other benchmarks or of older versions, or a value that is not
+            positive.
     """
     for record, kind in ((speed, "speed"), (plan, "plan")):
         if record.kind != kind:
@@ -158,7 +159,10 @@ def work_out(
     wall = costs[f"{WHOLE}, wall"] if measured else steps / rate
     stored = costs["store per second of video"]
     decode = costs[f"{DECODE}, CPU"]
-    planned = sum(each[name] for name in ("ledger, CPU", "look-up, CPU")) / 1e6
+    if not {"rerun, CPU", "rerun, memory"} <= each.keys():
+        raise UsageError(
+            "the run of bench plan was saved by an older version", hint="run bench plan again"
+        )
     rows = []
     for hours in HOURS:
         seconds = hours * SECONDS
@@ -175,8 +179,8 @@ def work_out(
                 small_files=videos,
                 shards=max(1.0, size / SHARD_BYTES, videos / SHARD_VIDEOS),
                 ledger_bytes=videos * each["ledger"],
-                plan_hours=videos * planned / SECONDS,
-                plan_bytes=videos * each["ledger, memory"],
+                plan_hours=videos * each["rerun, CPU"] / 1e6 / SECONDS,
+                plan_bytes=videos * each["rerun, memory"],
             )
         )
     where = f"bench speed of {speed.commit or 'an unknown commit'} with {spec.name}"

@@ -222,8 +222,7 @@ def describe(store: FeatureStore) -> dict[str, Any]:
     from extractors.shapes import row_bytes
 
     summaries = [store.summary(id) for id in store.ids()]
-    ledger = store.ledger.latest()
-    failed = sorted(id for id, row in ledger.items() if row.outcome in ("failed", "quarantined"))
+    failed = store.ledger.latest("failed", "quarantined")
     steps = sum(entry.steps for entry in summaries)
     return {
         "path": str(store.path),
@@ -236,7 +235,9 @@ def describe(store: FeatureStore) -> dict[str, Any]:
         "steps": steps,
         "seconds": sum(entry.duration for entry in summaries),
         "bytes": steps * row_bytes(store.spec),
-        "failed": [{"id": id, "reason": ledger[id].reason} for id in failed if id not in store],
+        "failed": [
+            {"id": id, "reason": failed[id].reason} for id in sorted(failed) if id not in store
+        ],
     }
 
 

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -59,6 +59,10 @@ class LockFile:
             if granted:
                 self._give_back(key)
 
+    def keep(self, name: str) -> bool:
+        """Hold the lock ``name`` until this process ends; returns whether it was free."""
+        return self._take((os.getpid(), self._path, name))
+
     @property
     def excludes(self) -> bool:
         """Whether locks keep other processes out here; where not, every one of them is granted."""
@@ -91,7 +95,8 @@ class LockFile:
             if depth > 1:
                 _owners[key] = (thread, depth - 1)
             elif fcntl is not None:
-                fcntl.lockf(self._descriptor(), fcntl.LOCK_UN, 1, _offset(key[2]))
+                with suppress(OSError):  # granted where there are no locks, or no file for them
+                    fcntl.lockf(self._descriptor(), fcntl.LOCK_UN, 1, _offset(key[2]))
 
     def _lock_byte(self, name: str) -> bool:
         if fcntl is None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.core.ledger import Ledger
+
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 SCRIPT = """
@@ -152,7 +154,7 @@ def _kill_tree(pid: int) -> None:
         process = psutil.Process(pid)
     except psutil.NoSuchProcess:
         return
-    for each in [*process.children(recursive=True), process]:
+    for each in [process, *process.children(recursive=True)]:  # a nanny would start another
         try:
             each.kill()
         except psutil.NoSuchProcess:
@@ -170,5 +172,4 @@ def wait_for(condition: object, *, seconds: float = 60.0) -> None:
 
 def ledger_count(out: Path, outcome: str) -> int:
     """Number of rows of an outcome in the ledger of a store, read while others write."""
-    rows = [path.read_text() for path in (out / "ledger").glob("*.jsonl")]
-    return sum(text.count(f'"{outcome}"') for text in rows)
+    return sum(row.outcome == outcome for row in Ledger(out / "ledger").rows())

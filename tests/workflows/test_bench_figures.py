@@ -12,7 +12,7 @@ from workflows.agreement import AgreementSettings
 from workflows.bench_epoch import EpochReport, EpochRow
 from workflows.bench_eval import EvaluationReport
 from workflows.bench_loading import LoadingReport, LoadingRow, Passage
-from workflows.bench_plan import PlanReport
+from workflows.bench_plan import Cost, PlanReport
 from workflows.bench_precision import LossCurve, PrecisionReport
 from workflows.bench_record import BenchRecord, BenchReport
 from workflows.bench_train import StepPlan, StepReport
@@ -46,7 +46,7 @@ REPORTS: dict[str, BenchReport] = {
     ),
     "loading": LoadingReport("here", "", (LoadingRow(64, PASSAGE, PASSAGE, PASSAGE),)),
     "epoch": EpochReport("here", "", (EpochRow("fp32", 0.1, 60.0, 10**9, 1.0),)),
-    "plan": PlanReport("here", 100, 0.1, 0.1, 10**5, 0.1, 10**4, 10**4, 4),
+    "plan": PlanReport("here", 100, *[Cost(0.1, 10**5)] * 5, 10**4, 10**4, 4),
 }
 EXPECTED = {
     "memory": ("long file over short file", 1.0),
@@ -58,7 +58,7 @@ EXPECTED = {
     "precision": ("bf16, deviation of means over 10", 0.05 / 1.5),
     "loading": ("width 64, over no waiting", 0.2 / 0.19),
     "epoch": ("fp32, peak memory", 1000.0),
-    "plan": ("ledger, memory", 1000.0),
+    "plan": ("rerun, memory", 1000.0),
 }
 
 

@@ -179,3 +179,29 @@ def test_a_folder_that_cannot_be_read_is_no_silence(tree: Path) -> None:
     with pytest.raises(UsageError, match="sub cannot be read"):
         find_media(["videos"])
     (tree / "videos" / "sub").chmod(0o755)
+
+
+def test_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["a-b/1.mp4", "a/1.mp4", "a/b/2.mp4", "a.mp4", "a/b.mp4", "B.mp4", "a b/ü.mp4"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_media([tmp_path])
+    assert [item.path for item in found] == sorted(tmp_path / name for name in names)
+
+
+def test_a_line_of_a_list_ends_where_a_line_ends(tmp_path: Path) -> None:
+    """Other characters that Python takes for ends of lines may stand in names."""
+    for name in ("a\u2028b.mp4", "c\x0cd.mp4"):
+        (tmp_path / name).touch()
+    rows = tmp_path / "list.jsonl"
+    rows.write_text('{"path": "a\u2028b.mp4"}\r\n\n{"path": "c\\fd.mp4"}\n', encoding="utf-8")
+    assert [item.id for item in find_media([rows])] == ["a\u2028b.mp4", "c\x0cd.mp4"]
+    lines = tmp_path / "list.txt"
+    lines.write_text("a\u2028b.mp4\r\nc\x0cd.mp4\n", encoding="utf-8")
+    assert [item.id for item in find_media([f"@{lines}"])] == ["a\u2028b.mp4", "c\x0cd.mp4"]
+
+
+def test_a_file_in_a_folder_and_by_itself_is_there_once(tree: Path) -> None:
+    assert ids("videos", "videos/a.mp4") == ids("videos")
+    assert ids("videos/a.mp4", "videos").count("a.mp4") == 1

@@ -35,10 +35,9 @@ PLAN = replace(
     kind="plan",
     task={"videos": 10},
     figures=(
-        Figure("ledger, CPU", 20, "us"),
-        Figure("look-up, CPU", 16, "us"),
+        Figure("rerun, CPU", 36, "us"),
         Figure("ledger", 400, "B"),
-        Figure("ledger, memory", 1000, "B"),
+        Figure("rerun, memory", 1000, "B"),
     ),
 )
 
@@ -80,6 +79,12 @@ def test_values_that_are_none_are_refused(options: dict[str, float]) -> None:
         work_out(SPEED, PLAN, **options)
 
 
+def test_records_without_the_cost_of_a_rerun_are_refused() -> None:
+    old = replace(PLAN, figures=(Figure("ledger, memory", 1000, "B"),))
+    with pytest.raises(UsageError, match="saved by an older version"):
+        work_out(SPEED, old)
+
+
 def test_other_records_are_refused() -> None:
     with pytest.raises(UsageError, match="bench plan was given as one of bench speed"):
         work_out(PLAN, SPEED)
@@ -89,9 +94,11 @@ def test_planning_is_measured_on_a_store_that_is_found_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = measure_plan(300)
-    assert report.files == 2 + 8 + 2  # shards; ledger; description and index
+    assert report.files == 2 + 8 + 2 + 1  # shards; ledger; description and index; locks
     figures = {figure.name: figure.value for figure in report.figures()}
     assert 300 < figures["ledger"] < 500
+    assert figures["rerun, CPU"] > figures["look-up, CPU"] > 0
+    assert "rerun, memory" in report.format_table()
     SPEED.save(tmp_path / "s.json")
     BenchRecord("plan", {}, tuple(report.figures())).save(tmp_path / "p.json")
     words = ["bench", "scale", str(tmp_path / "s.json"), str(tmp_path / "p.json")]
