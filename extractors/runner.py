@@ -4,14 +4,17 @@ On a CPU a batch is cut into small chunks, and each chunk runs on one core. Smal
 the activations of the early layers stay in blocks that the memory allocator keeps (above 32 MiB
 it returns them to the system after every layer). One core each, because threads that share a
 layer wait for each other many hundred times a batch: as soon as a decoder wants one of the cores,
-all of them stand still. On an accelerator a chunk is as large as memory allows, and runs alone.
+all of them stand still. Chunks of several videos share the cores; joining them would gain nothing.
+
+On an accelerator batches have one fixed shape, and rows of several videos share them
+(`extractors.joint`, which says what that promises).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier, Lock
 from typing import Any
 
 import numpy as np
@@ -19,18 +22,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extractors.interruption import check_interruption, result_of
+from extractors.joint import DEVICE_ROWS, JointBatches
+
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
+Outputs = tuple[NDArray[np.float32], ...]
+
+# Torch keeps one set of cuDNN's settings for the process: threads change them one at a time.
+_settings = Lock()
 
 
 class Runner:
-    """Maps arrays through a net, chunk by chunk.
+    """Maps arrays through a net, chunk by chunk. Any number of threads may call it at once.
 
     Args:
         forward: From a (n, ...) tensor on ``device`` to tensors with n rows each.
         device: Where ``forward`` expects its input.
         threads: Chunks that run at once on a CPU; None takes torch's number of threads.
         cpu_chunk: Rows per chunk on a CPU.
-        device_chunk: Rows per chunk on any other device.
+        device_chunk: Rows per batch on any other device, at most; `DEVICE_ROWS` where it is more.
+        joint: Whether batches have one shape and are shared; None: on any device but a CPU.
     """
 
     def __init__(
@@ -41,31 +52,64 @@ class Runner:
         threads: int | None,
         cpu_chunk: int,
         device_chunk: int,
+        joint: bool | None = None,
     ) -> None:
         self._forward = forward
         self._device = device
+        self._chunk = cpu_chunk
         on_cpu = device.type == "cpu"
-        self._chunk = cpu_chunk if on_cpu else device_chunk
         self._pool = _single_core_threads(threads or torch.get_num_threads()) if on_cpu else None
+        self._joint: JointBatches[tuple[Tensor, ...]] | None = None
+        if (not on_cpu) if joint is None else joint:
+            rows = min(device_chunk, DEVICE_ROWS)
+            self._joint = JointBatches(self._launch, self._collect, rows=rows)
 
-    def __call__(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
+    def __call__(self, batch: NDArray[Any]) -> Outputs:
         """Run the net on (N, ...); each output is (N, ...) float32. N may be 0."""
-        whole = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
-        chunks = whole.split(self._chunk)
-        results = list(self._pool.map(self._run, chunks) if self._pool else map(self._run, chunks))
+        check_interruption()
+        whole = np.require(batch, requirements=["C", "W"])
+        if self._joint is not None:
+            return self._joint(whole) if len(whole) else self._run(whole)
+        chunks = [whole[low : low + self._chunk] for low in range(0, len(whole), self._chunk)]
+        results = self.each(chunks or [whole])
         return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
 
-    def each(self, batches: Sequence[NDArray[Any]]) -> list[tuple[NDArray[np.float32], ...]]:
+    def each(self, batches: Sequence[NDArray[Any]]) -> list[Outputs]:
         """Run the net on each array as it is, several at once on a CPU, and in that order."""
-        whole = [torch.from_numpy(np.require(batch, requirements=["C", "W"])) for batch in batches]
-        return list(self._pool.map(self._run, whole) if self._pool else map(self._run, whole))
+        whole = [np.require(batch, requirements=["C", "W"]) for batch in batches]
+        if self._pool is None:
+            return [self._run(batch) for batch in whole]
+        waiting: list[Future[Outputs]] = [self._pool.submit(self._run, batch) for batch in whole]
+        try:
+            return [result_of(future) for future in waiting]
+        finally:
+            for future in waiting:  # nobody wants the rest after an error or an interrupt
+                future.cancel()
 
-    def _run(self, chunk: Tensor) -> tuple[NDArray[np.float32], ...]:
-        # TF32 would make features depend on the device that computed them.
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            return tuple(
-                output.float().cpu().numpy() for output in self._forward(chunk.to(self._device))
-            )
+    def _run(self, batch: NDArray[Any]) -> Outputs:
+        return self._collect(self._launch(batch))
+
+    def _launch(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+        """Start the net; on an accelerator the answer may still be in the making."""
+        rows = torch.from_numpy(batch)
+        if self._device.type == "cpu":
+            with torch.inference_mode():
+                return tuple(output.float() for output in self._forward(rows))
+        if self._device.type == "cuda":
+            rows = rows.pin_memory()  # the copy then waits in the device's queue, not here
+        # Kernels are chosen when they are launched. TF32 would make features depend on the device
+        # that computed them; the switches that are not named here would be turned off.
+        with (
+            _settings,
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            there = rows.to(self._device, non_blocking=True)
+            return tuple(output.float() for output in self._forward(there))
+
+    @staticmethod
+    def _collect(outputs: tuple[Tensor, ...]) -> Outputs:
+        return tuple(output.cpu().numpy() for output in outputs)
 
 
 def _single_core_threads(count: int) -> ThreadPoolExecutor:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.features import ARRAY_TYPES, Features, Rows, Summary, concatenate_rows
+from extractors.interruption import check_interruption
 from extractors.lanes import ClipLane, FrameLane, Lane, SoundLane
 from extractors.media.audio import open_audio
 from extractors.media.blocks import OpenPicture, OpenSound
@@ -27,6 +28,7 @@ from extractors.spec import MODALITIES, Backbone, Modality
 from pipeline.core.errors import MediaError
 
 BATCH_SIZE = 32  # frames or sound windows that a net is given at once
+BATCH_WINDOWS = 8  # of pictures that a net is given at once: they fill an accelerator's batch
 CHUNK_STEPS = 32  # steps that are handed on at once: 8 s on the default grid
 COMPLETE = 0.99  # decoded share of a stream's promised span below which a result is partial
 
@@ -64,7 +66,8 @@ class FeatureStream:
         backbone: The loaded nets.
         reader: Video reader: ``auto``, ``decord`` or ``ffmpeg``.
         batch_size: Frames or sound windows that a net is given at once; picture nets that see
-            whole windows get as many windows as hold that many frames, one at least.
+            whole windows get as many windows as hold that many frames, one at least. None for 32,
+            and for 8 windows of frames.
         threads: Decoder threads; 0 lets the decoder choose.
         sources: What opens the streams; None takes the decoders.
 
@@ -72,6 +75,8 @@ class FeatureStream:
         MediaError: While iterating: neither modality could be decoded at all, or a net answered
             with a value that is not finite.
         EnvironmentFault: There is no ffmpeg.
+        KeyboardInterrupt: While iterating in a thread: it was asked to leave
+            (`extractors.interruption`).
     """
 
     def __init__(
@@ -80,17 +85,20 @@ class FeatureStream:
         backbone: Backbone,
         *,
         reader: str = "auto",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         threads: int = 0,
         sources: Sources | None = None,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is below 1")
         self._info = info
         self._backbone = backbone
         self._grid = backbone.spec.grid
         self._reader = cast(ReaderChoice, reader)  # open_video refuses others
-        self._batch = batch_size
+        self._batch = batch_size or BATCH_SIZE
+        self._windows = (
+            BATCH_WINDOWS if batch_size is None else max(1, batch_size // self._grid.window)
+        )
         self._threads = threads
         self._sources = sources
         self._summary: Summary | None = None
@@ -120,12 +128,14 @@ class FeatureStream:
                     waiting = [lane for lane in lanes.values() if not lane.over]
                     if not waiting:
                         break
+                    check_interruption()
                     min(waiting, key=lambda lane: lane.reach).pull()
                 else:
                     yield self._rows(lanes, position, CHUNK_STEPS, duration=np.inf)
                     position += CHUNK_STEPS
             summary = self._conclude(lanes)
             while position < summary.steps:
+                check_interruption()
                 count = min(CHUNK_STEPS, summary.steps - position)
                 yield self._rows(lanes, position, count, duration=summary.duration)
                 position += count
@@ -146,7 +156,7 @@ class FeatureStream:
                 backbone.vision,
                 grid,
                 start=info.video.start,
-                batch_size=max(1, self._batch // grid.window) if whole else self._batch,
+                batch_size=self._windows if whole else self._batch,
                 strict=self._reader == "decord",  # asked for by name: nothing else will do
                 resources=resources,
             )
@@ -292,7 +302,7 @@ def extract_features(
     backbone: Backbone,
     *,
     reader: str = "auto",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Features:
     """All features of one file, in memory.
 
@@ -300,7 +310,7 @@ def extract_features(
         path: The file; its name becomes the id.
         backbone: The loaded nets.
         reader: Video reader: ``auto``, ``decord`` or ``ffmpeg``.
-        batch_size: Frames or sound windows that a net is given at once.
+        batch_size: See `FeatureStream`.
 
     Raises:
         MediaError: The file cannot be read.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from extractors.registry import load_backbone
+from extractors.store import FeatureStore
 from model.loco import LoCo
+from workflows.bench import make_test_video
 from workflows.bench_data import PlantedVideos, Sizes
 from workflows.bench_epoch import measure_epoch
 from workflows.bench_precision import measure_precision
+from workflows.extract import extract
 
 pytestmark = [
     pytest.mark.gpu,
@@ -70,3 +75,26 @@ def test_a_batch_reaches_the_device_through_pinned_memory_unchanged() -> None:
     for name in ("vision", "audio", "vision_mask", "audio_mask"):
         assert torch.equal(getattr(there, name).cpu(), getattr(batch, name)), name
     assert torch.equal(there.segments[1].cpu(), batch.segments[1])
+
+
+def test_videos_that_share_batches_have_the_bits_that_each_has_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `extractors.joint` promises; printed is what sharing is good for."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for number in range(12):
+        make_test_video(clips / f"{number:02}.mp4", seconds=4 + number / 2)
+    extract([clips], tmp_path / "warm", device="cuda", limit=2)
+    for at_once in (1, 4):
+        report = extract([clips], tmp_path / str(at_once), device="cuda", at_once=at_once)
+        assert report.exit_code == 0
+        windows = sum(row.steps for row in report.rows) / report.wall_seconds
+        with capsys.disabled():
+            print(f"\nlite, {at_once} at once: {windows:.0f} windows/s, picture and sound")
+    alone, shared = (FeatureStore.open(tmp_path / name) for name in ("1", "4"))
+    assert alone.ids() == shared.ids()
+    for id in alone.ids():
+        one, other = alone.read(id), shared.read(id)
+        for name, array in one.arrays.items():
+            assert array.tobytes() == other.arrays[name].tobytes(), (id, name)

@@ -12,39 +12,45 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from extractors.media.probe import probe
 from extractors.network import is_offline
+from extractors.preview import preview_spec
 from extractors.registry import BackboneRow, backbone_spec, refuse_without_encoder
-from extractors.shapes import row_bytes
 from extractors.spec import BackboneSpec
 from extractors.store import FeatureStore
 from pipeline.core.errors import (
-    EnvironmentFault,
-    MediaError,
     PipelineError,
-    StoreError,
     UsageError,
 )
 from pipeline.core.ledger import LedgerRow
-from workflows.attempts import CRASHES, Attempts, read_attempts
-from workflows.extract_report import BUSY, ExtractReport, ExtractRow, Plan
-from workflows.extract_task import ExtractJob, extract_one
+from workflows.attempts import CRASHES
+from workflows.extract_plan import estimate, make_plan, reason_of
+from workflows.extract_report import BUSY, ExtractReport, ExtractRow
+from workflows.extract_task import (
+    ExtractGroup,
+    ExtractJob,
+    extract_group,
+    extract_one,
+    meets_every_video,
+)
+from workflows.groups import Results, Trials, choose_at_once, group_jobs, results_of_jobs
 from workflows.inputs import MediaItem, find_media
+from workflows.pack_along import packing_along
 from workflows.progress import Progress
-from workflows.schedule import TaskResult, run_tasks
+from workflows.schedule import TaskResult, local_gpus, run_tasks
+from workflows.side_by_side import run_side_by_side
 from workflows.store_faults import disk_fault, is_disk_fault, told
 from workflows.watchdog import PATIENCE_S
 
 SETTLE_S = 2.0  # for workers that were given up to end
 PACK_VIDEOS = 64  # small files from which on it is worth joining them into shards
 
-Results = Generator[TaskResult[ExtractJob, ExtractRow], None, None]
+Place = Callable[..., Any]  # run_tasks with all said but what to run
 
 __all__ = ["ExtractReport", "ExtractRow", "extract"]
 
@@ -59,6 +65,7 @@ def extract(
     workers: int | None = None,
     reader: str = "auto",
     limit: int | None = None,
+    at_once: int | None = None,
     overwrite: bool = False,
     retry_failed: bool = False,
     dry_run: bool = False,
@@ -83,14 +90,17 @@ def extract(
             number of workers that it may grow to.
         reader: Video reader: ``auto``, ``decord`` or ``ffmpeg``.
         limit: Stop after so many videos that are not in the store yet.
+        at_once: Videos that each process has in flight, on shared nets; None for 4 on a GPU, 2 on
+            the CPU of this process, 1 elsewhere. Memory grows with it, features stay the same.
         overwrite: Redo videos that are in the store.
         retry_failed: Try failed and quarantined videos again.
         dry_run: Only say what would be done.
         weights_dir: Folder in which the backbone's weights are looked for first.
         offline: Whether the network is forbidden, on every worker; None leaves it to
             ``PIPELINE_OFFLINE``, here or there.
-        patience: Seconds without a new step of a video after which its process is taken for hung
-            and ends; a rerun tries the video again, and sets it aside after the second time.
+        patience: Seconds without a new step of a video, of its share of the time where several are
+            in flight, after which its process is taken for hung and ends; a rerun tries it again,
+            alone, and sets it aside after the second time.
         announce: Called with the address of the cluster's dashboard, where there is one.
 
     Raises:
@@ -104,6 +114,8 @@ def extract(
     started = time.perf_counter()
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} is below 1")
+    if at_once is not None and at_once < 1:
+        raise UsageError(f"at_once={at_once} is below 1", hint="1 does one video at a time")
     if patience <= 0:
         raise UsageError(f"patience={patience} is not positive", hint="give seconds, such as 3600")
     if reader not in ("auto", "decord", "ffmpeg"):
@@ -114,43 +126,52 @@ def extract(
     if isinstance(backbone, BackboneRow):
         spec = backbone.spec
     else:
-        spec = backbone_spec(backbone, weights_dir=weights_dir, offline=offline)
+        describe = preview_spec if dry_run else backbone_spec  # which downloads weights
+        spec = describe(backbone, weights_dir=weights_dir, offline=offline)
         backbone = spec.name  # as workers in other folders understand it
     with told(Path(out)):
         store = _open_store(Path(out), spec, dry_run=dry_run)
-        todo, rows = _make_plan(
+        todo, rows, suspects = make_plan(
             items, store, overwrite=overwrite, retry_failed=retry_failed, limit=limit
         )
     if dry_run:
-        plan, failing = _estimate(todo, spec)
+        plan, failing = estimate(todo, spec)
         return ExtractReport([*rows, *failing], time.perf_counter() - started, plan=plan)
     assert store is not None
+    scheduler = scheduler or "serial"
     jobs = [
         ExtractJob(
             id=item.id,
-            path=str(item.path),
-            store=str(store.path),
+            # Workers may run in other folders.
+            path=str(item.path.absolute()),
+            store=str(store.path.absolute()),
             backbone=backbone,
             device=device,
             reader=reader,
             overwrite=overwrite,
-            # Workers may run in other folders.
             weights_dir=None if weights_dir is None else str(Path(weights_dir).absolute()),
             offline=(is_offline() or None) if offline is None else offline,
             patience=patience,
         )
         for item in todo
     ]
-    run = partial(
+    place = partial(
         run_tasks,
-        extract_one,
-        scheduler=scheduler or "serial",
+        scheduler=scheduler,
         workers=workers,
         use_gpus=device != "cpu",
         announce=announce,
     )
+    here = scheduler == "serial"
+    run = partial(
+        _run_here if here else partial(_run_there, store=store),
+        place=place,
+        choose=partial(choose_at_once, at_once, device=device, here=here),
+        alone=suspects,
+    )
     with told(store.path):
-        rows += _run_all(jobs, run, store)
+        with packing_along(store) as along:
+            rows += _run_all(jobs, along(run), store)
         if jobs or os.access(store.path, os.W_OK):  # a finished store may lie on a read-only disk
             store.pack(min_videos=PACK_VIDEOS)
     return ExtractReport(_in_order(rows, items), time.perf_counter() - started)
@@ -165,95 +186,44 @@ def _open_store(path: Path, spec: BackboneSpec, *, dry_run: bool) -> FeatureStor
     return FeatureStore.open(path, digest=spec.digest)
 
 
-def _make_plan(
-    items: Sequence[MediaItem],
-    store: FeatureStore | None,
+def _run_here(
+    jobs: Sequence[ExtractJob],
     *,
-    overwrite: bool,
-    retry_failed: bool,
-    limit: int | None,
-) -> tuple[list[MediaItem], list[ExtractRow]]:
-    """What is to be done, and rows for what is not."""
-    attempts = {} if store is None else read_attempts(store.ledger)
-    todo: list[MediaItem] = []
-    rows = []
-    for item in items:
-        row = None
-        if store is not None:
-            row = _settled(item, store, attempts.get(item.id, Attempts()), overwrite, retry_failed)
-        if row is None and limit is not None and len(todo) >= limit:
-            row = ExtractRow(item.id, str(item.path), "skipped", reason="over the limit")
-        if row is None:
-            todo.append(item)
-        else:
-            rows.append(row)
-    return todo, rows
+    place: Place,
+    choose: Callable[..., int],
+    alone: Set[str],
+) -> Results:
+    """Results of jobs in this process: those that share it first, then those that must not."""
+    at_once = choose(on_gpu=bool(local_gpus()))
+    shared = [replace(job, shared=True) for job in jobs if job.id not in alone]
+    if at_once == 1 or len(shared) < 2:
+        results: Results = place(extract_one, jobs)
+        return results
+    return _one_after_the_other(
+        run_side_by_side(extract_one, shared, at_once=at_once, ends_all=meets_every_video),
+        place(extract_one, [job for job in jobs if job.id in alone]),
+    )
 
 
-def _settled(
-    item: MediaItem, store: FeatureStore, past: Attempts, overwrite: bool, retry_failed: bool
-) -> ExtractRow | None:
-    """The row of a video that is not to be tried, None for one that is."""
-    path = str(item.path)
-    try:
-        known = store.get(item.id)
-        if known is not None and not overwrite:
-            if known.source is None or known.source.matches(item.path):
-                return ExtractRow(
-                    item.id,
-                    path,
-                    "skipped",
-                    reason="in the store already",
-                    steps=known.summary.steps,
-                    media_seconds=known.summary.duration,
-                )
-            return None  # the file changed
-        if retry_failed:
-            return None
-        if past.crashes >= CRASHES:
-            return _quarantine(item, store, past)
-        if past.failed and past.source is not None and past.source.matches(item.path):
-            reason = f"failed before: {past.reason} (--retry-failed tries again)"
-            return ExtractRow(item.id, path, "failed", reason=reason)
-    except MediaError:
-        return None  # unreadable: the attempt says so
-    return None
+def _one_after_the_other(*parts: Results) -> Results:
+    for part in parts:
+        yield from part
 
 
-def _quarantine(item: MediaItem, store: FeatureStore, past: Attempts) -> ExtractRow | None:
-    """Set aside a video that took its process with it, unless another process is at it."""
-    with store.claim(item.id) as free:
-        if not free:
-            return None
-    reason = f"the process died {past.crashes} times while extracting it"
-    if not past.quarantined:
-        store.ledger.append(LedgerRow(item.id, "quarantined", reason=reason))
-    reason += " (--retry-failed tries again)"
-    return ExtractRow(item.id, str(item.path), "quarantined", reason=reason)
+def _run_there(
+    jobs: Sequence[ExtractJob],
+    *,
+    place: Place,
+    choose: Callable[..., int],
+    alone: Set[str],
+    store: FeatureStore,
+) -> Results:
+    """Results of jobs in the processes of a scheduler, each of which is given some at a time."""
 
+    def groups(on_gpu: bool) -> Iterator[ExtractGroup]:
+        return group_jobs(jobs, at_once=choose(on_gpu=on_gpu), alone=alone)
 
-def _estimate(todo: Sequence[MediaItem], spec: BackboneSpec) -> tuple[Plan, list[ExtractRow]]:
-    """What a run would do, from the headers of the files, and the files that cannot be read."""
-    plan = Plan(videos=0, seconds=0.0, steps=0, bytes=0, unknown=0)
-    failing = []
-    with Progress(len(todo), what="looking") as bar:
-        for item in todo:
-            try:
-                duration = probe(item.path).duration
-            except MediaError as error:
-                failing.append(ExtractRow(item.id, str(item.path), "failed", reason=_words(error)))
-            else:
-                steps = 0 if duration is None else spec.grid.steps(duration)
-                plan = replace(
-                    plan,
-                    videos=plan.videos + 1,
-                    seconds=plan.seconds + (duration or 0.0),
-                    steps=plan.steps + steps,
-                    bytes=plan.bytes + steps * row_bytes(spec),
-                    unknown=plan.unknown + (duration is None),
-                )
-            bar.advance()
-    return plan, failing
+    return results_of_jobs(place(extract_group, groups, divide=Trials(store)))
 
 
 def _run_all(
@@ -301,6 +271,7 @@ def _run(
 ) -> list[ExtractRow]:
     """Rows of all jobs as their tasks end; an interrupt ends them in good order."""
     rows: list[ExtractRow] = []
+    bad = 0
     with (
         _interruptible() as asked,
         Progress(len(jobs), what="extracting") as bar,
@@ -309,13 +280,16 @@ def _run(
         try:
             for result in results:
                 rows.append(_row(result, store))
-                bad = sum(row.outcome in ("failed", "quarantined") for row in rows)
+                bad += rows[-1].outcome in ("failed", "quarantined")
                 bar.advance(f"{bad} failed" if bad else "")
                 if asked.is_set():
                     raise KeyboardInterrupt
         finally:
             if len(rows) < len(jobs):
-                _note_interrupted(jobs, store)
+                try:
+                    results.close()  # first: what ends in good order says so itself
+                finally:
+                    _note_interrupted(jobs, store)
     return rows
 
 
@@ -332,8 +306,8 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
         reason = f"its worker process died {CRASHES} times"
         store.ledger.append(LedgerRow(job.id, "quarantined", reason=reason))
         return ExtractRow(job.id, job.path, "quarantined", reason=reason)
-    if isinstance(error, UsageError | EnvironmentFault | StoreError):
-        store.ledger.append(LedgerRow(job.id, "skipped", reason=_words(error)))
+    if isinstance(error, PipelineError) and meets_every_video(error):
+        store.ledger.append(LedgerRow(job.id, "skipped", reason=reason_of(error)))
         raise error
     if isinstance(error, OSError) and is_disk_fault(error):
         store.ledger.append(LedgerRow(job.id, "skipped", reason=str(error)))
@@ -343,16 +317,11 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
     return ExtractRow(job.id, job.path, "failed", reason=reason, seconds=result.seconds)
 
 
-def _words(error: PipelineError) -> str:
-    return error.reason if isinstance(error, MediaError) else error.message
-
-
 def _note_interrupted(jobs: Sequence[ExtractJob], store: FeatureStore) -> None:
     """End the attempts of workers that end with this run: they are no crashes."""
-    latest = store.ledger.latest()
+    begun = store.ledger.latest("started")
     for job in jobs:
-        row = latest.get(job.id)
-        if row is not None and row.outcome == "started":
+        if job.id in begun:
             store.ledger.append(LedgerRow(job.id, "skipped", reason="interrupted"))
 
 
@@ -389,5 +358,11 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 def _in_order(rows: Sequence[ExtractRow], items: Sequence[MediaItem]) -> list[ExtractRow]:
+    """In the order of the items, with their paths as the user wrote them."""
     place = {item.id: number for number, item in enumerate(items)}
-    return sorted(rows, key=lambda row: place[row.id])
+    ordered = sorted(rows, key=lambda row: place[row.id])
+    for number, row in enumerate(ordered):
+        name = items[place[row.id]].name
+        if row.path != name:
+            ordered[number] = replace(row, path=name)
+    return ordered

@@ -1,10 +1,13 @@
-"""The task of extraction: one video, from its file into the store.
+"""The task of extraction: one video, from its file into the store, or several at once.
 
-It runs in whatever process the scheduler gives it. The nets are loaded once per process.
+It runs in whatever process the scheduler gives it. The nets are loaded once per process. Each video
+that is in flight has a thread, decoders and buffers of its own; they share the nets. So while one
+waits for a decoder that starts, or for a disk that writes, the nets work for another.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,10 +21,15 @@ from extractors.registry import BackboneRow, load_backbone
 from extractors.spec import Backbone
 from extractors.store import FeatureStore
 from extractors.stream import FeatureStream
-from pipeline.core.errors import MediaError
+from pipeline.core.errors import EnvironmentFault, MediaError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
 from workflows.extract_report import BUSY, ExtractRow
+from workflows.schedule import TaskResult, guarded
+from workflows.side_by_side import run_side_by_side
+from workflows.store_faults import is_disk_fault
 from workflows.watchdog import PATIENCE_S, Watchdog
+
+_loading = threading.Lock()  # of what a process has once, for whichever thread comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class ExtractJob:
         weights_dir: Folder in which weights are looked for first.
         offline: Whether the network is forbidden; None leaves it to the worker's environment.
         patience: Seconds without a new step after which the process is taken for hung.
+        shared: Whether other videos may be in flight in its process.
     """
 
     id: str
@@ -51,6 +60,40 @@ class ExtractJob:
     weights_dir: str | None = None
     offline: bool | None = None
     patience: float = PATIENCE_S
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractGroup:
+    """Several jobs for one process.
+
+    Attributes:
+        jobs: In the order in which they are begun.
+        at_once: How many may be in flight.
+    """
+
+    jobs: tuple[ExtractJob, ...]
+    at_once: int
+
+
+def extract_group(group: ExtractGroup) -> list[TaskResult[ExtractJob, ExtractRow]]:
+    """Extract several videos, some at once, and write down how each went.
+
+    Returns:
+        How the job of each video ended, as `extract_one` says; after an error that all others would
+        meet too, those that had not ended are not among them.
+    """
+    if len(group.jobs) == 1:
+        return [guarded(extract_one, group.jobs[0])]
+    return list(
+        run_side_by_side(extract_one, group.jobs, at_once=group.at_once, ends_all=meets_every_video)
+    )
+
+
+def meets_every_video(error: BaseException | None) -> bool:
+    """Whether an error says nothing of the video at hand: the next one would meet it, too."""
+    everywhere = (UsageError, EnvironmentFault, StoreError)
+    return isinstance(error, everywhere) or is_disk_fault(error)
 
 
 def extract_one(job: ExtractJob) -> ExtractRow:
@@ -62,7 +105,8 @@ def extract_one(job: ExtractJob) -> ExtractRow:
     Raises:
         PipelineError: Something is wrong that other videos would meet too.
     """
-    store = _store(job.store)
+    with _loading:
+        store = _store(job.store)
     with store.claim(job.id) as mine:
         if not mine:
             return ExtractRow(job.id, job.path, "skipped", reason=BUSY)
@@ -79,14 +123,16 @@ def _extract_claimed(job: ExtractJob, store: FeatureStore) -> ExtractRow:
                 job.id, job.path, "skipped", reason="another process has extracted it"
             )
         # Before the start: it says nothing of the file.
-        backbone = _backbone(job.backbone, job.device, job.weights_dir, job.offline)
-        store.ledger.append(LedgerRow(job.id, "started"))
+        with _loading:
+            backbone = _backbone(job.backbone, job.device, job.weights_dir, job.offline)
+        company = {"shared": True} if job.shared else {}
+        store.ledger.append(LedgerRow(job.id, "started", details=company))
         summary = _write(job, store, backbone, source)
     except MediaError as error:
         seconds = time.perf_counter() - started
         details = {} if source is None else {"source": source.to_json()}
         store.ledger.append(
-            LedgerRow(job.id, "failed", reason=error.reason, seconds=seconds, details=details)
+            LedgerRow(job.id, "failed", reason=error.reason, seconds=seconds, details=details),
         )
         return ExtractRow(job.id, job.path, "failed", reason=error.reason, seconds=seconds)
     except KeyboardInterrupt:
@@ -128,7 +174,7 @@ def _finished(
             reader=reader,
             seconds=seconds,
             details={"steps": summary.steps, "coverage": dict(summary.coverage)},
-        )
+        ),
     )
     return ExtractRow(
         job.id,

@@ -11,9 +11,11 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -50,12 +52,13 @@ class TaskResult(Generic[Item, Value]):
 
 def run_tasks(
     task: Callable[[Item], Value],
-    items: Iterable[Item],
+    items: Iterable[Item] | Callable[[bool], Iterable[Item]],
     *,
     scheduler: str = "serial",
     workers: int | None = None,
     use_gpus: bool = False,
     announce: Callable[[str], None] | None = None,
+    divide: Callable[[Item], Sequence[Item]] | None = None,
 ) -> Generator[TaskResult[Item, Value], None, None]:
     """Run ``task`` on each item and yield results as they come.
 
@@ -64,7 +67,8 @@ def run_tasks(
 
     Args:
         task: A function that can be imported by name, with state of its own only per process.
-        items: What it is given, one each: plain values that can be pickled.
+        items: What it is given, one each: plain values that can be pickled. Or what makes them,
+            told whether the tasks get a GPU.
         scheduler: ``serial`` runs in this process; ``dask`` starts worker processes on this
             machine; anything with ``://`` or a port is the address of a running Dask scheduler.
         workers: Number of processes for ``dask``; None for one per core, or one per GPU. On a
@@ -75,6 +79,8 @@ def run_tasks(
             for each GPU of this machine, which sees that one only; on a running cluster only
             workers that offer the resource ``GPU`` get tasks, if any does.
         announce: Called once with the address of the cluster's dashboard, where it has one.
+        divide: Asked for smaller items to run in place of one whose worker died under it twice;
+            the item is given up where there are none, and without this.
 
     Yields:
         One result per item, in the order in which they end.
@@ -90,10 +96,11 @@ def run_tasks(
             raise UsageError(
                 f"workers={workers} with the serial scheduler", hint="use --scheduler dask"
             )
-        return (_guarded(task, item) for item in items)
+        made = items(use_gpus and bool(local_gpus())) if callable(items) else items
+        return (guarded(task, item) for item in made)
     if scheduler == "dask" or ":" in scheduler:
         place = Place(None if scheduler == "dask" else scheduler, workers, use_gpus)
-        return _run_on_dask(task, items, place, announce)
+        return _run_on_dask(task, items, place, announce, divide)
     raise UsageError(
         f"unknown scheduler {scheduler!r}",
         hint="use serial, dask, or the address of a Dask scheduler such as tcp://10.0.0.1:8786",
@@ -107,8 +114,16 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
-def _guarded(task: Callable[[Item], Value], item: Item) -> TaskResult[Item, Value]:
-    """Run one task; the one place where any error becomes a result."""
+def guarded(task: Callable[[Item], Value], item: Item) -> TaskResult[Item, Value]:
+    """Run one task; the one place where any error becomes a result.
+
+    Args:
+        task: What to run.
+        item: What it is given.
+
+    Raises:
+        KeyboardInterrupt: And what else is no ``Exception``.
+    """
     started = time.perf_counter()
     try:
         value = task(item)
@@ -138,9 +153,10 @@ class Place:
 
 def _run_on_dask(
     task: Callable[[Item], Value],
-    items: Iterable[Item],
+    items: Iterable[Item] | Callable[[bool], Iterable[Item]],
     place: Place,
     announce: Callable[[str], None] | None,
+    divide: Callable[[Item], Sequence[Item]] | None,
 ) -> Generator[TaskResult[Item, Value], None, None]:
     """Keep one task per worker in flight, so that a dying worker blames nobody else's.
 
@@ -152,18 +168,19 @@ def _run_on_dask(
         if announce is not None and client.dashboard_link:
             announce(str(client.dashboard_link))
         at_least = place.workers if place.address is not None else None
-        waiting = iter(items)
+        resources = _resources(client) if place.use_gpus else None
+        waiting = iter(items(resources is not None) if callable(items) else items)
+        parts: deque[Item] = deque()
         running: dict[Any, Item] = {}
         done = as_completed(loop=client.loop)
-        resources = _resources(client) if place.use_gpus else None
         more = True
         while True:
             width = max(_width(client, resources), at_least or 0)
             while more and len(running) < width:
                 more = False
-                for item in waiting:
+                for item in chain(_drained(parts), waiting):
                     future = client.submit(
-                        _guarded, task, item, pure=False, retries=0, resources=resources
+                        guarded, task, item, pure=False, retries=0, resources=resources
                     )
                     running[future] = item
                     done.add(future)
@@ -177,8 +194,19 @@ def _run_on_dask(
             if error is None:
                 yield future.result()
             else:
-                yield TaskResult(item, error=error, died=isinstance(error, KilledWorker))
+                died = isinstance(error, KilledWorker)
+                smaller = divide(item) if died and divide is not None else ()
+                if smaller:
+                    parts.extend(smaller)
+                    more = True
+                else:
+                    yield TaskResult(item, error=error, died=died)
             future.release()
+
+
+def _drained(items: deque[Item]) -> Iterator[Item]:
+    while items:
+        yield items.popleft()
 
 
 def _error_of(future: Any, client: Any) -> BaseException | None:

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from io import FileIO
 from typing import IO, cast
 
+from extractors.interruption import interruption
+
 STDERR_LIMIT = 8192  # characters of the child's complaints that are kept, the newest ones
 PIPE_BYTES = 1 << 20  # a megabyte in flight spares thousands of context switches a second
 EXIT_PATIENCE_S = 10.0
@@ -27,6 +29,9 @@ class StalledError(Exception):
 
 class WatchedProcess:
     """Run ``command`` and read its standard output.
+
+    The child is killed, too, when the thread that started it is asked to leave
+    (`extractors.interruption`): it may be waiting for the child.
 
     Args:
         command: Program and arguments; no shell is involved.
@@ -47,6 +52,7 @@ class WatchedProcess:
         self._timeout = stall_timeout
         self._waiting_since: float | None = None
         self._stalled = False
+        self._interruption = interruption()
         self._closed = threading.Event()
         self._stderr = ""
         self._process = subprocess.Popen(
@@ -136,6 +142,9 @@ class WatchedProcess:
 
     def _watch(self) -> None:
         while not self._closed.wait(min(0.5, self._timeout / 4)):
+            if self._interruption is not None and self._interruption.is_set():
+                self.kill()
+                return
             since = self._waiting_since
             if since is not None and time.monotonic() - since > self._timeout:
                 self._stalled = True

@@ -15,6 +15,7 @@ from fractions import Fraction
 from types import TracebackType
 from typing import Literal
 
+from extractors.interruption import POLL_S, check_interruption, interruption
 from extractors.media.blocks import FrameBlock, FrameSource
 from extractors.media.info import MediaInfo
 from extractors.media.video_decord import DecordFault, DecordFrames, decord_objection
@@ -129,7 +130,7 @@ class VideoReader:
         self._thread = threading.Thread(target=self._produce, daemon=True)
         self._thread.start()
         try:
-            while (item := self._queue.get()) is not None:
+            while (item := self._next()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
@@ -151,6 +152,14 @@ class VideoReader:
                     source.kill()
                 self._drain()
                 self._thread.join(0.05)
+
+    def _next(self) -> FrameBlock | BaseException | None:
+        """What the thread decoded next; a thread that is asked to leave waits for nothing."""
+        while interruption() is not None:
+            check_interruption()
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=POLL_S)
+        return self._queue.get()
 
     def _drain(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from extractors.checkpoint import load_state
-from extractors.i3d_vggish import RAFT_WEIGHTS
+from extractors.i3d_vggish_spec import RAFT_WEIGHTS
 from extractors.runner import Runner
 from extractors.spec import WeightsFile
 from extractors.vision.raft import ITERATIONS, SCALE, Raft
@@ -36,13 +37,15 @@ class FlowEstimator:
     """Flow between the neighbouring frames of windows, computed once for each pair of pictures.
 
     Windows overlap, and a still picture stays the same for many frames: pairs are told apart by
-    what is in the pictures, so that neither is computed twice, in one call or across calls.
+    what is in the pictures, so that neither is computed twice, in one call or across calls. Each
+    thread, and so each video in flight, remembers its own.
 
     Args:
         net: The loaded net.
         device: Where it runs.
         crop: Height and width of the square that is kept.
-        remember: Pairs of former calls whose flow is kept (0.4 MB each at a crop of 224).
+        remember: Pairs of a thread's former calls whose flow is kept (0.4 MB each at a crop of
+            224).
         threads: CPU cores to use; None takes torch's number of threads.
     """
 
@@ -58,7 +61,7 @@ class FlowEstimator:
         self._net = net.eval()
         self._crop = crop
         self._remember = remember
-        self._known: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._memory = threading.local()
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=1, device_chunk=16
         )
@@ -95,7 +98,8 @@ class FlowEstimator:
         self, windows: NDArray[np.uint8], wanted: dict[bytes, tuple[int, int]]
     ) -> dict[bytes, NDArray[np.float32]]:
         """Flow of each pair by its name, from memory or computed now."""
-        flows = {key: self._known[key] for key in wanted if key in self._known}
+        known = self._known
+        flows = {key: known[key] for key in wanted if key in known}
         new = [key for key in wanted if key not in flows]
         if new:
             places = (wanted[key] for key in new)
@@ -103,11 +107,19 @@ class FlowEstimator:
             (computed,) = self._run(pairs)
             flows.update(zip(new, computed, strict=True))
         for key in wanted:
-            self._known[key] = flows[key]
-            self._known.move_to_end(key)
-        while len(self._known) > self._remember:
-            self._known.popitem(last=False)
+            known[key] = flows[key]
+            known.move_to_end(key)
+        while len(known) > self._remember:
+            known.popitem(last=False)
         return flows
+
+    @property
+    def _known(self) -> OrderedDict[bytes, NDArray[np.float32]]:
+        """Flow of former calls of this thread by the pairs' names, the oldest first."""
+        if not hasattr(self._memory, "known"):
+            self._memory.known = OrderedDict()
+        known: OrderedDict[bytes, NDArray[np.float32]] = self._memory.known
+        return known
 
     def _forward(self, pairs: Tensor) -> tuple[Tensor, ...]:
         first, second = pad_to_scale(pairs.permute(1, 0, 4, 2, 3).float())

@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="processes with --scheduler dask; with an address, how many workers may come",
     )
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=None,
+        metavar="N",
+        help="videos that each process has in flight (default: 4 on a GPU, 2 on this CPU, else 1)",
+    )
     parser.add_argument("--reader", default="auto", choices=("auto", "decord", "ffmpeg"))
     parser.add_argument("--limit", type=int, default=None, help="stop after this many videos")
     parser.add_argument("--overwrite", action="store_true", help="redo videos that are finished")
@@ -69,6 +76,7 @@ def execute(args: argparse.Namespace) -> int:
         workers=args.workers,
         reader=args.reader,
         limit=args.limit,
+        at_once=args.at_once,
         overwrite=args.overwrite,
         retry_failed=args.retry_failed,
         dry_run=args.dry_run,

@@ -44,6 +44,6 @@ def test_the_flow_of_one_step_is_the_same() -> None:
     net = Raft(iterations=1).eval().requires_grad_(False)
     frames = torch.from_numpy(clip_uint8(2, 136, 152)).permute(0, 3, 1, 2).float()
     expected = net(frames[:1], frames[1:])
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         found = net.cuda()(frames[:1].cuda(), frames[1:].cuda()).cpu()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)

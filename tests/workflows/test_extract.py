@@ -26,6 +26,7 @@ from pipeline.core.errors import EnvironmentFault, NothingMatchedError, StoreErr
 from pipeline.core.ledger import LedgerRow
 from workflows.extract import ExtractReport, extract
 from workflows.extract_report import ExtractRow
+from workflows.extract_task import ExtractJob, extract_one
 
 ROOT = Path(__file__).parents[2]
 CLIPS = {"green.mp4": "lime", "sub/blue.mp4": "blue", "sub/grey.mp4": "gray", "white.mp4": "white"}
@@ -95,6 +96,27 @@ def test_a_folder_becomes_a_store(videos: Path, out: Path) -> None:
         assert ours.summary == direct.summary
         assert all(np.array_equal(ours[name], direct[name]) for name in direct.arrays)
     assert {row.outcome for row in store.ledger.latest().values()} == {"done"}
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_tasks_are_told_paths_that_hold_in_every_folder_and_the_report_says_the_given_ones(
+    videos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Workers of a cluster seldom run in the folder of the command."""
+    told: list[ExtractJob] = []
+
+    def listen(job: ExtractJob) -> ExtractRow:
+        told.append(job)
+        return extract_one(job)
+
+    monkeypatch.setattr("workflows.extract.extract_one", listen)
+    monkeypatch.chdir(videos.parent)
+    given = Path(videos.name)
+    report = run(given, out=Path(out.name), at_once=at_once)
+    assert {job.path for job in told} == {str(path) for path in videos.rglob("*.mp4")}
+    assert {job.store for job in told} == {str(videos.parent / out.name)}
+    assert [row.path for row in report.rows] == sorted(str(path) for path in given.rglob("*.mp4"))
+    assert set(outcomes(report).values()) == {"done"}
 
 
 def test_bad_files_harm_no_other(videos: Path, out: Path) -> None:
@@ -222,6 +244,7 @@ def test_an_error_inside_a_net_costs_one_video(
     assert outcomes(report)["sub/blue.mp4"] == "done" and report.exit_code == 0
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -230,7 +253,12 @@ def test_an_error_inside_a_net_costs_one_video(
     ],
 )
 def test_what_every_video_would_meet_ends_the_run(
-    videos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type
+    videos: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    expected: type,
+    at_once: int,
 ) -> None:
     tried = []
 
@@ -240,8 +268,8 @@ def test_what_every_video_would_meet_ends_the_run(
 
     monkeypatch.setattr(task_module, "FeatureStream", broken)
     with pytest.raises(expected):
-        run(videos, out=out)
-    assert len(tried) == 1
+        run(videos, out=out, at_once=at_once)
+    assert 1 <= len(tried) <= at_once
     monkeypatch.undo()
     assert run(videos, out=out).counts["done"] == 4  # it was no crash and no failure of the file
 

@@ -1,0 +1,205 @@
+"""Several videos in flight in one process: the same store, and blame where it belongs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import workflows.extract_task as task_module
+from extractors.store import FeatureStore
+from fixtures.backbones import DEADLY_TOY, TOY
+from fixtures.media import run_ffmpeg
+from pipeline.cli import main
+from pipeline.core.ledger import Ledger, LedgerRow
+from workflows.attempts import CRASHES, read_attempts
+from workflows.extract import extract
+from workflows.extract_task import ExtractGroup, ExtractJob
+from workflows.groups import Trials, choose_at_once, group_jobs
+
+ROOT = Path(__file__).parents[2]
+COLOURS = ("blue", "gray", "lime", "purple", "red", "white")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for number, colour in enumerate(COLOURS):
+        picture = ["-f", "lavfi", "-i", f"color={colour}:s=64x48:r=10:d={2 + number / 2}"]
+        codec = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
+        run_ffmpeg(*picture, *codec, folder / f"{colour}.mp4")
+    (folder / "text.mp4").write_text("this is no video\n" * 100)
+    return folder
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "videos").iterdir()}
+
+
+def test_the_store_is_the_same_however_many_are_in_flight(videos: Path, tmp_path: Path) -> None:
+    one = extract([videos], tmp_path / "one", backbone=TOY, at_once=1)
+    many = extract([videos], tmp_path / "many", backbone=TOY, at_once=4)
+    assert [(row.id, row.outcome, row.steps) for row in one.rows] == [
+        (row.id, row.outcome, row.steps) for row in many.rows
+    ]
+    assert one.counts["done"] == len(COLOURS) and one.counts["failed"] == 1
+    assert files(tmp_path / "one") == files(tmp_path / "many")
+
+
+def test_so_many_videos_are_open_at_once_and_no_more(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, guard, open_now, most = task_module.FeatureStream, threading.Lock(), [0], [0]
+    both = threading.Barrier(2, timeout=60)
+
+    class Counted(original):  # type: ignore[misc, valid-type]
+        def __iter__(self) -> Any:
+            with guard:
+                open_now[0] += 1
+                most[0] = max(most[0], open_now[0])
+            both.wait()  # passes only when two videos are in flight
+            yield from super().__iter__()
+            with guard:
+                open_now[0] -= 1
+
+    monkeypatch.setattr(task_module, "FeatureStream", Counted)
+    report = extract([videos], tmp_path / "out", backbone=TOY, at_once=2)
+    assert report.counts["done"] == len(COLOURS)
+    assert most == [2]
+
+
+DEADLY = """
+import sys
+from fixtures.backbones import DEADLY_TOY
+from workflows.extract import extract
+if __name__ == "__main__":
+    sys.exit(extract([sys.argv[1]], sys.argv[2], backbone=DEADLY_TOY, at_once=3).exit_code)
+"""
+
+
+def test_who_dies_beside_a_deadly_video_is_not_set_aside_with_it(
+    videos: Path, tmp_path: Path
+) -> None:
+    script, out = tmp_path / "deadly.py", tmp_path / "features"
+    script.write_text(DEADLY)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    ends = []
+    for _ in range(3):
+        words = [sys.executable, str(script), str(videos), str(out)]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        ends.append(subprocess.run(words, cwd=ROOT, env=environment, timeout=120).returncode)
+    assert ends == [-signal.SIGKILL, -signal.SIGKILL, 1]
+    store = FeatureStore.open(out)
+    assert store.ids() == [f"{colour}.mp4" for colour in COLOURS if colour != "red"]
+    quarantined = {row.id for row in store.ledger.rows() if row.outcome == "quarantined"}
+    assert quarantined == {"red.mp4"}
+    started = [row for row in store.ledger.rows() if row.outcome == "started"]
+    assert [bool(row.details) for row in started if row.id == "red.mp4"] == [True, False]
+
+
+def test_a_crash_in_company_counts_once_and_one_alone_always(tmp_path: Path) -> None:
+    def crashes(*attempts: bool) -> int:
+        ledger = Ledger(tmp_path / "-".join(map(str, attempts)))
+        for shared in attempts:
+            ledger.append(LedgerRow("a", "started", details={"shared": True} if shared else {}))
+        return read_attempts(ledger)["a"].crashes
+
+    assert crashes(True) == 1
+    assert crashes(True, True, True) == 1 < CRASHES
+    assert crashes(True, False) == CRASHES
+    assert crashes(False, False) == CRASHES
+    assert crashes(False, True) == 1
+
+
+def test_workers_that_are_given_groups_lose_only_what_kills_them(
+    videos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "features"
+    report = extract([videos], out, backbone=DEADLY_TOY, scheduler="dask", workers=2, at_once=2)
+    outcomes = {row.id: row.outcome for row in report.rows}
+    assert outcomes.pop("red.mp4") == "quarantined" and outcomes.pop("text.mp4") == "failed"
+    # What was done beside it is found in the store by the worker that comes after.
+    assert set(outcomes.values()) <= {"done", "skipped"}
+    assert FeatureStore.open(out).ids() == sorted(outcomes)
+
+
+def job(number: int) -> ExtractJob:
+    return ExtractJob(str(number), f"{number}.mp4", "out", TOY, "cpu", "auto", overwrite=False)
+
+
+def test_one_at_a_time_is_one_a_group() -> None:
+    jobs = [job(number) for number in range(40)]
+    assert [len(group.jobs) for group in group_jobs(jobs, at_once=1)] == [1] * 40
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 5000])
+def test_groups_hold_every_job_once_in_order_and_shrink_to_the_end(count: int) -> None:
+    jobs = [job(number) for number in range(count)]
+    groups = list(group_jobs(jobs, at_once=4))
+    assert [each.id for group in groups for each in group.jobs] == [each.id for each in jobs]
+    sizes = [len(group.jobs) for group in groups]
+    assert max(sizes) <= 32 and sizes == sorted(sizes[:-1], reverse=True) + sizes[-1:]
+    assert sizes[-1] <= 4
+
+
+def test_who_must_not_share_a_process_is_a_group_alone() -> None:
+    groups = list(group_jobs([job(number) for number in range(6)], at_once=4, alone={"2", "3"}))
+    assert [len(group.jobs) for group in groups] == [2, 1, 1, 2]
+    assert [group.jobs[0].shared for group in groups] == [True, False, False, True]
+
+
+def test_a_group_whose_worker_died_is_tried_one_by_one_until_the_ledger_blames_one(
+    tmp_path: Path,
+) -> None:
+    store = FeatureStore.create(tmp_path / "features", TOY.spec)
+    trials = Trials(store)
+    for id in "12":
+        store.ledger.append(LedgerRow(id, "started", details={"shared": True}))
+    guilty, innocent = trials(ExtractGroup((job(1), job(2)), at_once=2))
+    assert [len(single.jobs) for single in (guilty, innocent)] == [1, 1]
+    assert not guilty.jobs[0].shared and not innocent.jobs[0].shared
+    store.ledger.append(LedgerRow("1", "started"))
+    assert trials(guilty) == []
+    assert trials(innocent) == [innocent]  # it waited at the worker that the other killed
+
+
+def test_a_worker_that_dies_before_it_begins_is_not_replaced_for_ever(tmp_path: Path) -> None:
+    trials = Trials(FeatureStore.create(tmp_path / "features", TOY.spec))
+    group = ExtractGroup((job(1),), at_once=1)
+    tries = 0
+    while trials(group) == [group]:
+        tries += 1
+    assert tries == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "on_gpu", "here", "expected"),
+    [
+        ("auto", False, True, 2),
+        ("cpu", True, True, 2),
+        ("auto", False, False, 1),
+        ("auto", True, True, 4),
+        ("auto", True, False, 4),
+        ("cpu", True, False, 1),
+        ("cuda:0", False, False, 4),
+    ],
+)
+def test_the_number_at_once_suits_the_device(
+    device: str, on_gpu: bool, here: bool, expected: int
+) -> None:
+    assert choose_at_once(None, device=device, on_gpu=on_gpu, here=here) == expected
+    assert choose_at_once(3, device=device, on_gpu=on_gpu, here=here) == 3
+
+
+def test_none_at_once_is_refused(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["extract", str(videos), "--out", str(tmp_path / "out"), "--at-once", "0"]
+    assert main(words) == 2
+    assert "at_once=0 is below 1" in capsys.readouterr().err

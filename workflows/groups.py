@@ -1,0 +1,130 @@
+"""How many videos a process has in flight, and which ones travel to a worker together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+from extractors.store import FeatureStore
+from workflows.attempts import CRASHES, Attempts, read_attempts
+from workflows.extract_report import ExtractRow
+from workflows.extract_task import ExtractGroup, ExtractJob
+from workflows.schedule import TaskResult
+
+GPU_AT_ONCE = 4  # one decodes as fast as one core can, which a GPU waits for
+CPU_AT_ONCE = 2  # one waits for its decoder or its disk while the other has the cores
+MOST_ROUNDS = 8  # videos of a group for each that is in flight: its end leaves places empty
+MOST_BYTES = 4 << 30  # files of a group together: long videos go one round at a time
+TRIALS = 3  # of a video whose worker died without the ledger blaming it: while it loaded the nets
+SHARE = 16  # of what is left a group takes at most so manyth: the workers end at about one time
+
+Results = Generator[TaskResult[ExtractJob, ExtractRow], None, None]
+
+
+def choose_at_once(at_once: int | None, *, device: str, on_gpu: bool, here: bool) -> int:
+    """Number of videos that a process has in flight.
+
+    Args:
+        at_once: What was asked for; None leaves the choice to this.
+        device: Where the nets were asked to run.
+        on_gpu: Whether ``auto`` finds a GPU.
+        here: Whether this process does all; else there are several, which keep the cores of a
+            machine busy together.
+
+    Returns:
+        What was asked for; else 4 where the nets run on a GPU, 2 on the CPU of this process, 1 on
+        those of several.
+    """
+    if at_once is not None:
+        return at_once
+    if device != "cpu" and (device != "auto" or on_gpu):
+        return GPU_AT_ONCE
+    return CPU_AT_ONCE if here else 1
+
+
+def group_jobs(
+    jobs: Sequence[ExtractJob], *, at_once: int, alone: Set[str] = frozenset()
+) -> Iterator[ExtractGroup]:
+    """What each task of a cluster is given, made when a worker is free.
+
+    Groups are small enough that the last ones end at about one time, whatever the workers' number
+    and the videos' length.
+
+    Args:
+        jobs: All jobs.
+        at_once: How many of a group are in flight.
+        alone: Ids of those that must have their process for themselves.
+    """
+    left = len(jobs)
+    group: list[ExtractJob] = []
+    size = 0
+    for job in jobs:
+        bytes_of_job = _size(job)
+        most = max(at_once, min(MOST_ROUNDS * at_once, left // SHARE)) if at_once > 1 else 1
+        full = len(group) >= most or (len(group) >= at_once and size + bytes_of_job > MOST_BYTES)
+        if group and (full or job.id in alone or group[0].id in alone):
+            yield _group(group, at_once)
+            left -= len(group)
+            group, size = [], 0
+        group.append(job)
+        size += bytes_of_job
+    if group:
+        yield _group(group, at_once)
+
+
+def _group(jobs: Sequence[ExtractJob], at_once: int) -> ExtractGroup:
+    shared = len(jobs) > 1
+    return ExtractGroup(tuple(replace(job, shared=shared) for job in jobs), at_once)
+
+
+class Trials:
+    """What is tried in place of a group whose worker died; see `workflows.schedule.run_tasks`.
+
+    Each video of a group is tried alone, so that the next worker that dies has died of one video.
+    A video that was alone is given up when the store's ledger says that its own attempts ended so:
+    a task that only waited at the worker is innocent, and is handed out again, if not for ever.
+
+    Args:
+        store: The store, whose ledger tells which attempts were begun and never ended.
+    """
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._again: Counter[str] = Counter()
+
+    def __call__(self, group: ExtractGroup) -> list[ExtractGroup]:
+        """Smaller groups, or the same one again; none where its video is to blame."""
+        if len(group.jobs) > 1:
+            return [_group([job], 1) for job in group.jobs]
+        (job,) = group.jobs
+        past = read_attempts(self._store.ledger).get(job.id, Attempts())
+        self._again[job.id] += 1
+        if past.crashes >= CRASHES or self._again[job.id] > TRIALS:
+            return []
+        return [group]
+
+
+def results_of_jobs(
+    results: Generator[
+        TaskResult[ExtractGroup, list[TaskResult[ExtractJob, ExtractRow]]], None, None
+    ],
+) -> Results:
+    """The results of groups as results of their jobs."""
+    try:
+        for result in results:
+            if result.value is not None:
+                yield from result.value
+                continue
+            for job in result.item.jobs:
+                yield TaskResult(job, error=result.error, died=result.died, seconds=result.seconds)
+    finally:
+        results.close()
+
+
+def _size(job: ExtractJob) -> int:
+    try:
+        return Path(job.path).stat().st_size
+    except OSError:  # the job will say so
+        return 0
