@@ -138,13 +138,17 @@ class JointBatches(Generic[Launched]):
                 return
             self._flights.append(_Flight(self._launch(self._assemble(shares)), shares))
         except Exception as error:  # whatever it is, it belongs to the thread that asked
-            self._after_error(shares, error)
+            if joined and kind not in self._joinable:
+                self._joinable[kind] = False
+                self._take_back(shares)
+            else:
+                self._after_error(shares, error)
         except BaseException as error:  # an interrupt of the thread that serves
             self._fail(shares, error)
             raise
 
     def _try_kind(self, kind: Kind, shares: list[_Share]) -> None:
-        """Serve the first joint batch of a kind, and learn whether places are alike."""
+        """Serve the first joint batch of a kind if places are alike, which this learns."""
         batch = self._assemble(shares)
         answer = self._collect(self._launch(batch))
         other = self._collect(self._launch(np.ascontiguousarray(batch[::-1])))
@@ -160,7 +164,15 @@ class JointBatches(Generic[Launched]):
             "rows of shape %s change with their place in a batch: videos are not joined in one",
             kind[0],
         )
-        self._alone(shares)
+        self._take_back(shares)
+
+    def _take_back(self, shares: Sequence[_Share]) -> None:
+        """Let rows wait again: alone, each stands at the place that it has in company of none."""
+        with self._state:
+            for share in reversed(shares):
+                share.request.taken = share.first
+                if share.request not in self._waiting:
+                    self._waiting.appendleft(share.request)
 
     def _alone(self, shares: list[_Share]) -> None:
         """Serve each share in a batch of its own."""

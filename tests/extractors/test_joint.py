@@ -102,11 +102,12 @@ def test_rows_of_different_shapes_or_types_are_not_joined() -> None:
     assert len(device.batches) == 4
 
 
-def test_a_net_whose_answer_changes_with_the_place_is_never_joined() -> None:
-    """As a kernel that splits its sums by the place of a row."""
+@pytest.mark.parametrize("counts", [(3, 3), (3, 11), (5, 8, 17)])
+def test_a_net_whose_answer_changes_with_the_place_is_never_joined(counts: tuple[int, ...]) -> None:
+    """As a kernel that splits its sums by the place of a row; the trial itself joins for once."""
     device = Device(lambda x: x + 1e-3 * np.arange(len(x))[:, None])
     joint = device.joint()
-    asked = [numbers(0, 3), numbers(10, 3)]
+    asked = [numbers(100 * place, count) for place, count in enumerate(counts)]
     for _ in range(2):
         together = ask_together(joint, device, asked)
         alone = [Device(device.net).joint()(rows)[0] for rows in asked]
@@ -128,6 +129,23 @@ def test_an_error_in_company_stays_with_its_cause() -> None:
     np.testing.assert_array_equal(good, 2 * numbers(0, 2))
     np.testing.assert_array_equal(other, 2 * numbers(20, 2))
     np.testing.assert_array_equal(device.joint()(numbers(3, 1))[0], [[6]])  # and it goes on
+
+
+def test_a_trial_that_fails_joins_that_kind_no_more() -> None:
+    """Whether its places are alike is then not known."""
+    device = Device(lambda x: x + 1e-3 * np.arange(len(x))[:, None])
+    real, joint = device.launch, device.joint()
+
+    def launch(batch: Rows) -> Rows:
+        if len(set(batch.ravel() // 100)) > 1:
+            raise RuntimeError("not these together")
+        return real(batch)
+
+    joint._launch = launch
+    asked = [numbers(0, 5), numbers(100, 11)]
+    together = ask_together(joint, device, asked)
+    for one, rows in zip(together, asked, strict=True):
+        assert one.tobytes() == Device(device.net).joint()(rows)[0].tobytes()
 
 
 def test_an_interrupt_of_the_thread_that_serves_leaves_the_service_to_others() -> None:
