@@ -75,7 +75,7 @@ echo "=== the default command: doctor" >&2
 echo "=== a clip made inside, and the events in it" >&2
 chroot --userspec=1000:1000 "$root" /usr/local/bin/python -c '
 from pathlib import Path
-from workflows.bench import make_test_video
+from workflows.bench.speed import make_test_video
 make_test_video(Path("/data/clip.mp4"), seconds=4)'
 "${enter[@]}" detect /data/clip.mp4 --format json --out - |
     python3 -c 'import json, sys; print(len(json.load(sys.stdin)["videos"]), "video answered")'

@@ -11,10 +11,10 @@ import torch
 from extractors.registry import load_backbone
 from extractors.store import FeatureStore
 from model.loco import LoCo
-from workflows.bench import make_test_video
-from workflows.bench_data import PlantedVideos, Sizes
-from workflows.bench_epoch import measure_epoch
-from workflows.bench_precision import measure_precision
+from workflows.bench.data import PlantedVideos, Sizes
+from workflows.bench.epoch import measure_epoch
+from workflows.bench.precision import measure_precision
+from workflows.bench.speed import make_test_video
 from workflows.extract import extract
 
 pytestmark = [

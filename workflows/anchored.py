@@ -36,7 +36,7 @@ from workflows.labels import known_labels
 from workflows.localise import once, segment_events
 from workflows.open_vocabulary import OpenVocabularyDetector
 from workflows.piecewise import BLOCK_STEPS, PLAIN_CURVES
-from workflows.predict_weak import AGREEMENT
+from workflows.weak.predict import AGREEMENT
 
 Probabilities = Callable[[Rows], tuple[FloatArray, FloatArray]]
 """(n, K) probabilities of each class by sound, and by picture, from some rows."""
@@ -48,7 +48,7 @@ class AnchoredSettings:
 
     Attributes:
         anchors: Which steps, and how far their word reaches.
-        recipe: That of a trained CLASP (`workflows.predict_weak.LocalisationSettings`).
+        recipe: That of a trained CLASP (`workflows.weak.predict.LocalisationSettings`).
         min_score: Weaker events are not reported; where F is largest on real sounds and pictures
             put together (`pipeline bench agreement FOLDER --method clasp`).
         pieces: How a long video is cut.

@@ -16,8 +16,8 @@ from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
-from workflows.predict_weak import LocalisationSettings
 from workflows.train import TrainSettings
+from workflows.weak.predict import LocalisationSettings
 
 
 def architecture_of(

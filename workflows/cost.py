@@ -16,7 +16,7 @@ from pipeline.core.errors import UsageError
 from pipeline.recipe import Recipe
 from workflows.annotations import load_annotations
 from workflows.build import architecture_of
-from workflows.study_file import load_study
+from workflows.study.file import load_study
 
 PUBLIC_CLASSES = 100  # of UnAV-100, on which the public systems were counted
 

@@ -28,7 +28,7 @@ from pipeline.core.errors import CheckpointError
 from pipeline.core.events import Curves, Detections, Event, sort_events
 from workflows.labels import known_labels
 from workflows.piecewise import PLAIN_CURVES, ActivationTrack, block_of, stored_blocks
-from workflows.predict_weak import LocalisationSettings, WeakPredictor
+from workflows.weak.predict import LocalisationSettings, WeakPredictor
 
 MIN_SCORE = 0.1  # what people are shown of a model whose card names no threshold
 

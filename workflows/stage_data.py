@@ -10,7 +10,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations, BadRows, load_annotations
 from workflows.dataset import SplitDataset
-from workflows.video_labels import load_video_labels
+from workflows.weak.video_labels import load_video_labels
 
 Split = TypeVar("Split", bound=SplitDataset)
 

@@ -35,13 +35,6 @@ from workflows.extract import extract
 from workflows.inputs import MediaItem, find_media
 from workflows.metrics import best_threshold
 from workflows.predict import Predictor, TrainedDetector
-from workflows.semi_weak import (
-    is_semi_weak,
-    semi_weak_labels,
-    start_from_teacher,
-    teacher_checkpoints,
-    teacher_recipe,
-)
 from workflows.stage_data import (
     complete,
     describe_training,
@@ -52,7 +45,14 @@ from workflows.stage_data import (
     plain_split,
 )
 from workflows.train import train
-from workflows.weak_stages import (
+from workflows.weak.semi import (
+    is_semi_weak,
+    semi_weak_labels,
+    start_from_teacher,
+    teacher_checkpoints,
+    teacher_recipe,
+)
+from workflows.weak.stages import (
     evaluate_weak,
     video_validator,
     weak_metrics,

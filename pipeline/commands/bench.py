@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.recipe import METHODS, PRECISIONS
 
 if TYPE_CHECKING:
-    from workflows.bench_record import BenchReport
+    from workflows.bench.record import BenchReport
 
 # Arguments that say nothing about what is measured; `device` is told by the machine's facts.
 ASIDE = ("command", "kind", "execute", "debug", "json", "scratch", "device")
@@ -149,7 +149,7 @@ def execute(args: argparse.Namespace) -> int:
     report = KINDS[args.kind](args)
     print(report.format_table())
     if args.json is not None:
-        from workflows.bench_record import BenchRecord
+        from workflows.bench.record import BenchRecord
 
         figures = tuple(report.figures())
         BenchRecord(args.kind, task_of(args), figures, device=_device(args)).save(args.json)
@@ -178,8 +178,8 @@ def _device(args: argparse.Namespace) -> str:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from workflows.bench_compare import compare
-    from workflows.bench_record import read_record
+    from workflows.bench.compare import compare
+    from workflows.bench.record import read_record
 
     comparison = compare(
         read_record(args.first), read_record(args.second), tolerance=args.tolerance
@@ -189,7 +189,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _speed(args: argparse.Namespace) -> BenchReport:
-    from workflows.bench import make_test_video, measure_speed
+    from workflows.bench.speed import make_test_video, measure_speed
 
     with tempfile.TemporaryDirectory() as folder:
         path = args.file
@@ -200,20 +200,20 @@ def _speed(args: argparse.Namespace) -> BenchReport:
 
 
 def _memory(args: argparse.Namespace) -> BenchReport:
-    from workflows.memory import MemoryTask, measure_memory
+    from workflows.bench.memory import MemoryTask, measure_memory
 
     task = MemoryTask(args.backbone, args.reader, detect=args.detect, model=args.model)
     return measure_memory(task, short=args.short, long=args.long)
 
 
 def _sounds(args: argparse.Namespace) -> BenchReport:
-    from workflows.sounds import measure_sounds
+    from workflows.bench.sounds import measure_sounds
 
     return measure_sounds(args.folder)
 
 
 def _clips(args: argparse.Namespace) -> BenchReport:
-    from workflows.clips import measure_clips
+    from workflows.bench.clips import measure_clips
     from workflows.detect import load_detector
 
     detector = load_detector(method=args.method)
@@ -221,13 +221,13 @@ def _clips(args: argparse.Namespace) -> BenchReport:
 
 
 def _agreement(args: argparse.Namespace) -> BenchReport:
-    from workflows.semireal import measure_semireal
+    from workflows.bench.semireal import measure_semireal
 
     return measure_semireal(args.folder, method=args.method)
 
 
 def _train(args: argparse.Namespace) -> BenchReport:
-    from workflows.bench_train import StepPlan, measure_step
+    from workflows.bench.train import StepPlan, measure_step
 
     plan = StepPlan(
         videos=args.batch,
@@ -243,20 +243,20 @@ def _train(args: argparse.Namespace) -> BenchReport:
 
 
 def _map(args: argparse.Namespace) -> BenchReport:
-    from workflows.bench_eval import measure_map
+    from workflows.bench.eval import measure_map
 
     return measure_map(args.annotations, subset=args.subset)
 
 
 def _softnms(args: argparse.Namespace) -> BenchReport:
-    from workflows.bench_eval import measure_softnms
+    from workflows.bench.eval import measure_softnms
 
     return measure_softnms(candidates=args.candidates, max_total=args.keep)
 
 
 def _precision(args: argparse.Namespace) -> BenchReport:
     from extractors.device import select_device
-    from workflows.bench_precision import measure_precision
+    from workflows.bench.precision import measure_precision
 
     return measure_precision(
         _ways(args),
@@ -267,7 +267,7 @@ def _precision(args: argparse.Namespace) -> BenchReport:
 
 
 def _loading(args: argparse.Namespace) -> BenchReport:
-    from workflows.bench_loading import measure_loading
+    from workflows.bench.loading import measure_loading
 
     return measure_loading(
         videos=args.videos, iterations=args.iterations, widths=args.widths, folder=args.scratch
@@ -276,21 +276,21 @@ def _loading(args: argparse.Namespace) -> BenchReport:
 
 def _epoch(args: argparse.Namespace) -> BenchReport:
     from extractors.device import select_device
-    from workflows.bench_epoch import measure_epoch
+    from workflows.bench.epoch import measure_epoch
 
     device = str(select_device(args.device))
     return measure_epoch(device=device, iterations=args.iterations, ways=_ways(args))
 
 
 def _plan(args: argparse.Namespace) -> BenchReport:
-    from workflows.bench_plan import measure_plan
+    from workflows.bench.plan import measure_plan
 
     return measure_plan(args.videos)
 
 
 def _scale(args: argparse.Namespace) -> BenchReport:
-    from workflows.bench_record import read_record
-    from workflows.scale import work_out
+    from workflows.bench.record import read_record
+    from workflows.bench.scale import work_out
 
     return work_out(
         read_record(args.speed),
@@ -301,7 +301,7 @@ def _scale(args: argparse.Namespace) -> BenchReport:
 
 
 def _ways(args: argparse.Namespace) -> list[str]:
-    from workflows.bench_train import WAYS
+    from workflows.bench.train import WAYS
 
     return [name for name, (_, compiles) in WAYS.items() if not (compiles and args.no_compile)]
 

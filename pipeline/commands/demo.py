@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the demo and print its table."""
-    from workflows.demo import run_demo
+    from workflows.demo.run import run_demo
 
     report = run_demo(
         args.out,

@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from pipeline.core.atomic import write_text
     from pipeline.report.run_page import render_run_page
-    from workflows.quality import report_runs
+    from workflows.quality.report import report_runs
 
     view = report_runs(
         [args.run, *args.against],

@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the study and print its table."""
-    from workflows.study import run_study
-    from workflows.study_file import load_study
+    from workflows.study.file import load_study
+    from workflows.study.run import run_study
 
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)

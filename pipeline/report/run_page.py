@@ -31,7 +31,7 @@ def render_run_page(view: RunsView) -> str:
     hash) and pictures that lie in the page itself. All names, paths and labels are escaped.
 
     Args:
-        view: What `workflows.quality.report_runs` gathered.
+        view: What `workflows.quality.report.report_runs` gathered.
 
     Returns:
         The HTML text.

@@ -52,7 +52,7 @@ class SimilarityView:
         nearest: Of the picture's steps, the shares whose most similar sound lies within a second
             of: the same moment; with the sound of ten seconds later, the same position; then, the
             sound of the same moment; and what chance reaches. Means over videos; None where no
-            video is long enough (see `workflows.quality_shift`).
+            video is long enough (see `workflows.quality.shift`).
         shifted: Number of videos behind ``nearest``.
     """
 

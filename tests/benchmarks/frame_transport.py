@@ -42,8 +42,8 @@ from extractors.vision.i3d import SHORTER_SIDE
 from extractors.vision.i3d_net import SIDE
 from extractors.vision.resize import resize_and_crop
 from extractors.windows import WindowGrid
-from workflows.bench import make_test_video
-from workflows.machine import machine_line
+from workflows.bench.machine import machine_line
+from workflows.bench.speed import make_test_video
 
 SIZES = {"lite's frames": (288, 160), "shorter side 256": (455, 256), "own size (I3D)": (640, 360)}
 CHILD = """

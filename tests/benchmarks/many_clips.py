@@ -33,9 +33,9 @@ from extractors.joint import DEVICE_ROWS, JointBatches
 from extractors.lite import LITE
 from extractors.registry import BACKBONES, BackboneRow
 from extractors.spec import Backbone, Encoded, EncoderSpec
-from workflows.bench import make_test_video
+from workflows.bench.machine import machine_line
+from workflows.bench.speed import make_test_video
 from workflows.extract import extract
-from workflows.machine import machine_line
 
 SHORTEST_S, LONGEST_S = 4, 10
 

@@ -27,8 +27,8 @@ from extractors.media.probe import probe
 from extractors.registry import load_backbone
 from extractors.spec import Backbone
 from extractors.stream import FeatureStream
-from workflows.bench import make_test_video
-from workflows.machine import machine_line
+from workflows.bench.machine import machine_line
+from workflows.bench.speed import make_test_video
 
 
 def per_window(info: MediaInfo, backbone: Backbone) -> int:

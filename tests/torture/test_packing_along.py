@@ -20,7 +20,8 @@ SCRIPT = """
 import sys
 from fixtures.backbones import SLOW_TOY
 from extractors import packing
-from workflows import extract as job, pack_along
+from workflows import extract as job
+from workflows import pack_along
 if __name__ == "__main__":
     pack_along.PACK_EVERY, packing.SHARD_VIDEOS, job.PACK_VIDEOS = 1, 3, 10**6
     sys.exit(job.extract([sys.argv[1]], sys.argv[2], backbone=SLOW_TOY).exit_code)

@@ -37,7 +37,7 @@ from workflows.anchored import (
 )
 from workflows.detect import METHODS, AgreementDetector, load_detector
 from workflows.open_vocabulary import OpenVocabularyDetector
-from workflows.predict_weak import AGREEMENT
+from workflows.weak.predict import AGREEMENT
 
 BARK, DOG = 70, 207  # "Bark" of AudioSet, "golden retriever" of ImageNet
 

@@ -9,17 +9,17 @@ import pytest
 from pipeline.cli import build_parser
 from pipeline.commands.bench import KINDS, task_of
 from workflows.agreement import AgreementSettings
-from workflows.bench_epoch import EpochReport, EpochRow
-from workflows.bench_eval import EvaluationReport
-from workflows.bench_loading import LoadingReport, LoadingRow, Passage
-from workflows.bench_plan import Cost, PlanReport
-from workflows.bench_precision import LossCurve, PrecisionReport
-from workflows.bench_record import BenchRecord, BenchReport
-from workflows.bench_train import StepPlan, StepReport
-from workflows.clips import ClipsReport
-from workflows.memory import MemoryReport, MemoryRun
-from workflows.semireal import SemirealReport
-from workflows.sounds import SoundReport, SoundRow
+from workflows.bench.clips import ClipsReport
+from workflows.bench.epoch import EpochReport, EpochRow
+from workflows.bench.eval import EvaluationReport
+from workflows.bench.loading import LoadingReport, LoadingRow, Passage
+from workflows.bench.memory import MemoryReport, MemoryRun
+from workflows.bench.plan import Cost, PlanReport
+from workflows.bench.precision import LossCurve, PrecisionReport
+from workflows.bench.record import BenchRecord, BenchReport
+from workflows.bench.semireal import SemirealReport
+from workflows.bench.sounds import SoundReport, SoundRow
+from workflows.bench.train import StepPlan, StepReport
 
 PASSAGE = Passage(first=0.5, step=0.2, waiting=0.01, cpu=0.3)
 RUN = MemoryRun(media_seconds=10, steps=37, reader="decord", peak_bytes=10**8, wall_seconds=1.0)

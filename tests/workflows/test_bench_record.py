@@ -15,12 +15,12 @@ from fixtures.backbones import TOY, toy
 from fixtures.media import run_ffmpeg
 from pipeline.cli import main
 from pipeline.core.errors import ConfigError, UsageError
-from workflows import bench
-from workflows.bench import DECODE, MODEL, WHOLE, WRITE, measure_speed
-from workflows.bench_compare import compare
-from workflows.bench_noise import noise_sources
-from workflows.bench_record import BenchRecord, Figure, read_record
-from workflows.machine import commit, machine_facts, versions
+from workflows.bench import speed as bench
+from workflows.bench.compare import compare
+from workflows.bench.machine import commit, machine_facts, versions
+from workflows.bench.noise import noise_sources
+from workflows.bench.record import BenchRecord, Figure, read_record
+from workflows.bench.speed import DECODE, MODEL, WHOLE, WRITE, measure_speed
 
 MACHINE = {"processor": "abacus", "cores": 2, "gpus": []}
 

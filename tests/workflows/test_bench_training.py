@@ -16,7 +16,7 @@ from extractors.windows import WindowGrid
 from pipeline.cli import main
 from pipeline.core.errors import EnvironmentFault, UsageError
 from tests.fixtures.planted import AUDIO_DIM, SPEC, VISION_DIM
-from workflows.bench_data import (
+from workflows.bench.data import (
     CLASSES,
     DURATION_SHARES,
     DURATIONS_S,
@@ -28,12 +28,12 @@ from workflows.bench_data import (
     Sizes,
     lengths_like_unav100,
 )
-from workflows.bench_epoch import measure_epoch
-from workflows.bench_eval import measure_map, measure_softnms
-from workflows.bench_loading import LoadingRow, Passage, measure_loading
-from workflows.bench_precision import LossCurve, PrecisionReport, measure_precision
-from workflows.bench_train import StepPlan, measure_here, measure_step
-from workflows.stopwatch import Stopwatch
+from workflows.bench.epoch import measure_epoch
+from workflows.bench.eval import measure_map, measure_softnms
+from workflows.bench.loading import LoadingRow, Passage, measure_loading
+from workflows.bench.precision import LossCurve, PrecisionReport, measure_precision
+from workflows.bench.stopwatch import Stopwatch
+from workflows.bench.train import StepPlan, measure_here, measure_step
 
 TINY = StepPlan(
     videos=2,
@@ -101,7 +101,7 @@ def test_the_peak_of_memory_stays_when_the_memory_is_given_back() -> None:
     # In a process of its own: this one's peak may lie above anything that a test would allocate.
     script = """
 import numpy as np
-from workflows.stopwatch import peak_bytes
+from workflows.bench.stopwatch import peak_bytes
 before = peak_bytes()
 block = np.ones(200_000_000, np.uint8)
 del block

@@ -32,7 +32,7 @@ from pipeline.config import dump_recipe, load_recipe
 from pipeline.core.errors import ConfigError
 from pipeline.recipe import InferConfig, LossConfig, ModelConfig
 from pipeline.recipe_weak import ClaspConfig, LocaliseConfig
-from workflows.predict_weak import LocalisationSettings
+from workflows.weak.predict import LocalisationSettings
 
 RECIPES = sorted((Path(__file__).parents[2] / "workflows" / "recipes").glob("*.yaml"))
 GOOD = "data:\n  annotations: labels.json\n  features: store\noutput:\n  folder: run\n"

@@ -12,8 +12,8 @@ import torch
 from model.loco import LoCo
 from pipeline.config import load_recipe
 from pipeline.core.events import Event
-from workflows.demo import AUDIO, LATE_TITLE, LOCO, VISION, DemoReport, count_hits, run_demo
-from workflows.demo_late import join_decisions
+from workflows.demo.late import join_decisions
+from workflows.demo.run import AUDIO, LATE_TITLE, LOCO, VISION, DemoReport, count_hits, run_demo
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import pytest
 
 from extractors.media.ffmpeg import ffmpeg_binary
 from extractors.media.probe import probe
-from workflows.demo_data import DemoSize, encode_film, make_demo_data, write_films
-from workflows.demo_scenes import PICTURE_SIZE, render_frames
-from workflows.demo_script import LABELS, PICTURE_RATE, Deck, Film, write_film
-from workflows.demo_sounds import SOUND_RATE, render_sound
+from workflows.demo.data import DemoSize, encode_film, make_demo_data, write_films
+from workflows.demo.scenes import PICTURE_SIZE, render_frames
+from workflows.demo.script import LABELS, PICTURE_RATE, Deck, Film, write_film
+from workflows.demo.sounds import SOUND_RATE, render_sound
 
 SUBSETS = ("train", "validation", "test")
 

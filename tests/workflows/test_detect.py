@@ -26,7 +26,7 @@ from pipeline.core.events import Detections, Event
 from tests.fixtures.backbones import toy
 from workflows import detect, predict
 from workflows.agreement import AgreementSettings, lite_table
-from workflows.clips import Clip, ClipsReport, Presence, judge, load_clips, measure_clips
+from workflows.bench.clips import Clip, ClipsReport, Presence, judge, load_clips, measure_clips
 from workflows.detect import AgreementDetector, load_detector
 from workflows.labels import known_labels
 from workflows.piecewise import ActivationTrack, block_of

@@ -11,7 +11,7 @@ import pytest
 from extractors.lite import LITE
 from model.checkpoint import Card, save_checkpoint
 from pipeline.core.errors import CheckpointError, EnvironmentFault
-from workflows.memory import MemoryReport, MemoryRun, MemoryTask, measure_memory, tree_bytes
+from workflows.bench.memory import MemoryReport, MemoryRun, MemoryTask, measure_memory, tree_bytes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 

@@ -21,8 +21,8 @@ from model.loco import LoCo, Prediction
 from pipeline.core.errors import EnvironmentFault, UsageError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, plant
 from workflows.annotations import load_annotations
-from workflows.bench_precision import planted_batches
-from workflows.bench_train import StepPlan, bench_settings
+from workflows.bench.precision import planted_batches
+from workflows.bench.train import StepPlan, bench_settings
 from workflows.dataset import Batch, SplitDataset
 from workflows.precision import COMPILERS, autocast, compiled, in_float32
 from workflows.train import TrainSettings, batches, start_training, train, train_step

@@ -16,7 +16,7 @@ from model.checkpoint import Card
 from model.clasp import CLASP, Activation
 from pipeline.core.errors import CheckpointError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, add_video, noise
-from workflows.predict_weak import AGREEMENT, WeakPredictor
+from workflows.weak.predict import AGREEMENT, WeakPredictor
 
 ARCHITECTURE = {"vision_dim": VISION_DIM, "audio_dim": AUDIO_DIM, "classes": len(CLASSES)}
 

@@ -8,7 +8,7 @@ import pytest
 from extractors.windows import WindowGrid
 from pipeline.core.events import Event
 from workflows.annotations import VideoLabels
-from workflows.pseudo_labels import Answer, pseudo_label, strong_ids, unsure_stretches
+from workflows.weak.pseudo_labels import Answer, pseudo_label, strong_ids, unsure_stretches
 
 COMMON, RARE = "dog", ("bell", "cat", "drum", "horn")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from extractors.windows import WindowGrid
 from model.loco import LoCo
-from workflows.quality_shift import mean_shares, shift_sound
+from workflows.quality.shift import mean_shares, shift_sound
 
 GRID = WindowGrid()  # four steps a second
 STEPS, LAG, NEAR = 120, 40, 4

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.core.errors import UsageError
-from workflows.bench import DECODE, MODEL, WHOLE
-from workflows.bench_plan import measure_plan
-from workflows.bench_record import BenchRecord, Figure
-from workflows.scale import work_out
+from workflows.bench.plan import measure_plan
+from workflows.bench.record import BenchRecord, Figure
+from workflows.bench.scale import work_out
+from workflows.bench.speed import DECODE, MODEL, WHOLE
 
 SPEED = BenchRecord(
     "speed",

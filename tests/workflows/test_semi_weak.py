@@ -17,7 +17,7 @@ import yaml
 from safetensors.numpy import load_file
 
 import extractors.registry
-import workflows.semi_weak
+import workflows.weak.semi
 from model.checkpoint import load_network, read_card, save_checkpoint
 from model.loco import LoCo
 from pipeline.cli import main
@@ -26,8 +26,8 @@ from pipeline.core.errors import CheckpointError, ConfigError
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import CLASSES, PLANTED, plant
 from workflows.annotations import load_annotations
-from workflows.semi_weak import start_from_teacher
 from workflows.stages import run_stages
+from workflows.weak.semi import start_from_teacher
 
 TRAIN = 20
 WEAK: dict[str, Any] = {
@@ -208,7 +208,7 @@ def test_doubt_about_the_teachers_events_comes_from_the_teacher_alone(
     doubtful = {id for id in database if database[id]["unsure"]}
     assert bool(doubtful) == (name == "soft") and not doubtful & strong
     with monkeypatch.context() as patch:  # scores and stretches are read back
-        patch.setattr(workflows.semi_weak, "pseudo_label", None)
+        patch.setattr(workflows.weak.semi, "pseudo_label", None)
         train(recipe_of(tmp_path / "usual", planted, *changes, "train.drop_last=false"))
     assert said(usual)["database"] == database
 
@@ -309,7 +309,7 @@ def test_an_interrupted_run_goes_on_and_asks_the_teacher_no_second_time(
         with pytest.raises(KeyboardInterrupt):
             train(recipe)
     with monkeypatch.context() as patch:
-        patch.setattr(workflows.semi_weak, "pseudo_label", None)
+        patch.setattr(workflows.weak.semi, "pseudo_label", None)
         assert train(recipe, resume=True) == "done"
         assert train(recipe) == "unchanged"
     assert same(tmp_path / "run", trained)

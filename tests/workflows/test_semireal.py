@@ -14,7 +14,7 @@ from extractors.vision.efficientnet import imagenet_classes
 from extractors.windows import WindowGrid
 from pipeline.core.errors import NothingMatchedError
 from workflows.agreement import AgreementSettings, lite_table
-from workflows.semireal import (
+from workflows.bench.semireal import (
     SCORERS,
     Kit,
     Truth,

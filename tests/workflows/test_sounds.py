@@ -11,7 +11,7 @@ import pytest
 
 from extractors.audio.yamnet import audioset_classes
 from pipeline.core.errors import NothingMatchedError
-from workflows.sounds import ESC_10, SoundReport, SoundRow, measure_sounds
+from workflows.bench.sounds import ESC_10, SoundReport, SoundRow, measure_sounds
 
 
 def write_wav(path: Path, sound: np.ndarray) -> None:

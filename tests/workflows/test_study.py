@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 import yaml
 
-import workflows.study
+import workflows.study.run
 import workflows.train
 from pipeline.cli import main
 from pipeline.core.errors import ConfigError, PipelineError, UsageError
 from pipeline.core.locks import LockFile
 from tests.fixtures.annotated import write_annotations
-from workflows.study import plan_runs, run_study
-from workflows.study_file import Study, load_study
-from workflows.study_table import StudyRow, StudyTable
-from workflows.trial import Trial, run_trial
+from workflows.study.file import Study, load_study
+from workflows.study.run import plan_runs, run_study
+from workflows.study.table import StudyRow, StudyTable
+from workflows.study.trial import Trial, run_trial
 
-STUDIES = sorted((Path(workflows.study.__file__).parent / "recipes" / "studies").glob("*.yaml"))
+STUDIES = sorted((Path(workflows.__file__).parent / "recipes" / "studies").glob("*.yaml"))
 RECIPE = {
     "data": {"annotations": "labels.json", "features": "features", "validation": ""},
     "model": {
@@ -228,7 +228,7 @@ def test_a_run_that_fails_costs_only_itself_and_is_made_up_later(
             raise PipelineError("the loss is nan")
         return run_trial(trial)
 
-    monkeypatch.setattr(workflows.study, "run_trial", fail_once)
+    monkeypatch.setattr(workflows.study.run, "run_trial", fail_once)
     broken = run_study(small, tmp_path, device="cpu")
     assert broken.exit_code == 1
     assert "failed: LoCo, seed 0: the loss is nan" in broken.format_table()

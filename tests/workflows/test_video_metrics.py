@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflows.video_metrics import video_precision
+from workflows.weak.video_metrics import video_precision
 
 
 def test_precision_of_each_class_over_the_ranked_videos() -> None:

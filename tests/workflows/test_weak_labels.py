@@ -13,8 +13,8 @@ import torch
 from extractors.store import FeatureStore
 from pipeline.core.errors import ConfigError
 from tests.fixtures.planted import CLASSES, SPEC, add_video, noise
-from workflows.video_labels import load_video_labels
-from workflows.weak_dataset import WeakDataset
+from workflows.weak.dataset import WeakDataset
+from workflows.weak.video_labels import load_video_labels
 
 
 def write(folder: Path, text: str, name: str = "labels.csv") -> Path:

@@ -22,8 +22,8 @@ from pipeline.config import load_recipe
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import AUDIO_DIM, PLANTED, SPEC, VISION_DIM, add_video, noise
 from workflows.predict import TrainedDetector
-from workflows.predict_weak import AGREEMENT
 from workflows.stages import run_stages
+from workflows.weak.predict import AGREEMENT
 
 CLASSES = ("bell", "cat", "dog", "drum", "horn", "rain")
 RECIPE: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""What ``pipeline bench`` measures: speed, memory and recognition, each with its record."""

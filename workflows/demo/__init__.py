@@ -1,0 +1,1 @@
+"""``pipeline demo``: films made on the spot, and everything done with them."""

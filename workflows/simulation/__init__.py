@@ -1,0 +1,1 @@
+"""Features simulated on real annotations: docs/simulation.md."""

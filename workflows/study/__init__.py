@@ -1,0 +1,1 @@
+"""``pipeline study``: variants of a recipe, each trained with several seeds."""

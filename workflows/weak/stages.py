@@ -1,0 +1,73 @@
+"""What training and evaluation of CLASP do differently: labels of videos in, segments never read.
+
+Shapes: K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from extractors.store import FeatureStore
+from model.build import Network
+from model.checkpoint import Card
+from model.clasp import CLASP
+from pipeline.core.events import Event
+from pipeline.recipe import Recipe
+from workflows.annotations import Annotations
+from workflows.bounds import Bounds, measure_bounds
+from workflows.build import localisation_settings
+from workflows.dataset import SplitDataset
+from workflows.evaluate import EvaluationReport, evaluate_split
+from workflows.weak.dataset import WeakDataset
+from workflows.weak.predict import WeakPredictor
+from workflows.weak.video_metrics import video_precision
+
+
+def weak_split(
+    recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str
+) -> WeakDataset:
+    """A subset's videos with their classes; see `workflows.weak.dataset.WeakDataset`."""
+    return WeakDataset(
+        store,
+        labels.subset(subset),
+        labels.classes,
+        modalities=recipe.data.modalities,
+        cache_bytes=int(recipe.train.cache_gb * 1e9),
+    )
+
+
+def video_validator(
+    recipe: Recipe, data: SplitDataset, card: Card
+) -> Callable[[Network], dict[str, float]]:
+    """Mean average precision over videos, which asks for no segment.
+
+    It tells the best epoch by what happens in the videos, not by when.
+    """
+    truth = {id: list(data.videos[id].classes) for id in data.ids}
+
+    def validate(model: Network) -> dict[str, float]:
+        assert isinstance(model, CLASP)
+        predict = WeakPredictor(model, card, settings=localisation_settings(recipe))
+        scores = {id: predict.activate(data.features(id)).video.numpy() for id in data.ids}
+        found = video_precision(truth, scores, card.classes)
+        return {"validation_mAP": float(np.mean(list(found.values()))) if found else 0.0}
+
+    return validate
+
+
+def evaluate_weak(
+    recipe: Recipe, model: CLASP, card: Card, data: SplitDataset
+) -> tuple[EvaluationReport, dict[str, list[Event]], Bounds]:
+    """Score a trained CLASP on segments, with the bounds that give its scores a meaning."""
+    predict = WeakPredictor(model, card, settings=localisation_settings(recipe))
+    report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou)
+    bounds = measure_bounds(recipe.data.annotations, subset=recipe.data.test, tiou=recipe.eval.tiou)
+    return report, predictions, bounds
+
+
+def weak_metrics(report: EvaluationReport, bounds: Bounds) -> dict[str, Any]:
+    """Contents of ``metrics.json``."""
+    return {**report.to_json(), "bounds": bounds.to_json()["bounds"]}
