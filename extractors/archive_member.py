@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from extractors.transfer import TransferRefusedError
+from extractors.zip_faults import ZIP_FAULTS
 from pipeline.core.partial import PartialFile
 
 CHUNK_BYTES = 1 << 20
-# What zipfile raises for archives that are damaged, encrypted or packed in ways it cannot read.
-DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 def extract_member(archive: Path, member: str, part: PartialFile, *, limit: int) -> None:
@@ -40,5 +38,5 @@ def extract_member(archive: Path, member: str, part: PartialFile, *, limit: int)
                     if left < 0:
                         raise TransferRefusedError(f"{member} in its archive is far too large")
                     out.write(chunk)
-    except DAMAGES as error:
+    except ZIP_FAULTS as error:
         raise TransferRefusedError(f"its archive is damaged ({error})") from error

@@ -30,6 +30,7 @@ def select_device(name: str = "auto") -> torch.device:
         return device
     try:
         torch.empty(0, device=device)
+    # Torch asserts that it was built for CUDA, and has no implementation for some other devices.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise EnvironmentFault(

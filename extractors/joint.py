@@ -139,6 +139,9 @@ class JointBatches(Generic[Launched]):
             self._flights.append(_Flight(self._launch(self._assemble(shares)), shares))
         except Exception as error:  # whatever it is, it belongs to the thread that asked
             if joined and kind not in self._joinable:
+                log.warning(
+                    "rows of shape %s are not joined: the trial failed (%s)", kind[0], error
+                )
                 self._joinable[kind] = False
                 self._take_back(shares)
             else:
@@ -180,7 +183,7 @@ class JointBatches(Generic[Launched]):
             single = [_Share(share.request, share.first, 0, share.count)]
             try:
                 self._deliver(single, self._collect(self._launch(self._assemble(single))))
-            except Exception as error:  # as in _start
+            except Exception as error:  # of any kind: that thread raises it, the others go on
                 self._fail(single, error)
 
     def _after_error(self, shares: list[_Share], error: Exception) -> None:
@@ -196,7 +199,7 @@ class JointBatches(Generic[Launched]):
         flight = self._flights[0]
         try:
             answer = self._collect(flight.launched)
-        except Exception as error:  # as in _start
+        except Exception as error:  # devices report a launch's failure here, by any type
             self._flights.popleft()
             self._after_error(flight.shares, error)
         else:

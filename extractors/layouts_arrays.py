@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from extractors.zip_faults import ZIP_FAULTS
 
 MAX_BYTES = 8 << 30  # of one array: a day of 1536 values four times a second, in double precision
 
@@ -117,7 +118,7 @@ def _opened(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
         raise ArrayFault("missing", f"holds no array {key!r}{_keys(path)}") from None
     except FileNotFoundError:
         raise ArrayFault("missing", "does not exist") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except ZIP_FAULTS as error:
         raise ArrayFault("unreadable", f"is no sound npz file: {error}") from error
     except OSError as error:
         raise ArrayFault("unreadable", f"cannot be read: {error.strerror or error}") from error

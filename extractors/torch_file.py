@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from extractors.stored_tensor import ITEM_BYTES, CheckpointFault, Storage, StoredTensor
 from extractors.unpickle import StorageType, resolve, unpickle
+from extractors.zip_faults import ZIP_FAULTS
 
 CHUNK_BYTES = 1 << 24
 ZIP_START = b"PK\x03\x04"
@@ -145,7 +146,7 @@ def _read_archive(handle: IO[bytes]) -> Any:
         if _member(archive, f"{folder}byteorder", b"little") != b"little":
             raise CheckpointFault("its numbers are in big-endian order")
         table = archive.read(tables[0])
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+    except ZIP_FAULTS as error:
         raise CheckpointFault(f"its archive is cut off or damaged ({error})") from error
     storages: dict[str, FileStorage] = {}
 

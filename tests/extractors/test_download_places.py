@@ -260,16 +260,16 @@ def test_a_killed_download_leaves_no_file_and_is_gone_on_with(
 ) -> None:
     server.plan = [stall_at(HALF, 20.0)]
     process = start(server, fetch.folder, sha256)
-    part_of_it = PartialFile(fetch.folder / NAME)
+    journal = fetch.folder / f"{NAME}.part.json"
     limit = time.monotonic() + 30
-    while part_of_it.size == 0:
+    # Bytes come before the note of them, and only what is noted is gone on with.
+    while not journal.exists() or json.loads(journal.read_text())["durable"] == 0:
         assert time.monotonic() < limit, "nothing came"
         time.sleep(0.01)
-        part_of_it = PartialFile(fetch.folder / NAME)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     assert not (fetch.folder / NAME).exists()
-    kept = json.loads((fetch.folder / f"{NAME}.part.json").read_text())["durable"]
+    kept = json.loads(journal.read_text())["durable"]
     assert 0 < kept <= HALF
     assert fetch(replace(HASHED, sha256=sha256)).read_bytes() == CONTENT
     assert server.ranges == ["", f"bytes={kept}-"]
