@@ -429,9 +429,9 @@ def test_killed_at_any_moment_and_run_again_it_is_as_if_never_killed(
     moment = random.Random(seed)
     for _ in range(2):
         before = starts(out)
-        child = start_run(videos, out, "serial", delay=0.2)
+        child = start_run(videos, out, "serial", delay=0.6)  # two at once: 1.2 s for the four clips
         wait_for_start(out, child, before=before)
-        time.sleep(moment.uniform(0, 1.0))
+        time.sleep(moment.uniform(0, 1.0))  # so the next round has at least one video to start
         os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
     report = run(videos, out=out, retry_failed=True)
