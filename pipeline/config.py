@@ -108,10 +108,6 @@ def _semi_weak_checks(recipe: Recipe) -> list[str]:
     share = f"semi_weak.strong_fraction={wanted.strong_fraction:g}"
     if not wanted.weak_videos and wanted.strong_fraction == 0:
         found.append(f"{share} and semi_weak.weak_videos=false leave nothing to learn from")
-    if not wanted.weak_videos and wanted.warm_start:
-        found.append(
-            "semi_weak.warm_start=true needs a teacher; semi_weak.weak_videos=false asks none"
-        )
     if wanted.weak_videos and not wanted.teacher:
         found.append(f"{share} needs semi_weak.teacher, the recipe or checkpoint of a weak model")
     if recipe.model.method != "loco":

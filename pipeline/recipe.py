@@ -210,6 +210,7 @@ class OptimConfig:
             them the weights themselves.
         ema_warmup: Start with a short memory, so that the mean of a short run forgets its random
             start; the public code keeps it.
+        window_lr: Share of the learning rate at which dynamic windows learn their size and place.
     """
 
     optimiser: str = choice("adamw", OPTIMISERS)
@@ -221,6 +222,7 @@ class OptimConfig:
     clip: float = at_least(1.0, 0)
     ema: float = below(0.999, 0, 1)
     ema_warmup: bool = True
+    window_lr: float = positive(1.0)
 
 
 @dataclass(frozen=True, slots=True)

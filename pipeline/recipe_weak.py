@@ -101,7 +101,8 @@ class SemiWeakConfig:
             a class of the video reaches the first, and steps inside where it does not reach the
             second, are left out of the loss of that class.
         warm_start: Whether the student starts with the teacher's embedding and unimodal blocks,
-            which LoCo and CLASP share, in place of fresh ones.
+            which LoCo and CLASP share, in place of fresh ones; the two must be of one size. Of no
+            effect where no teacher is asked.
         weak_videos: Whether videos without segments are learned from at all; without them nothing
             is asked of a teacher.
     """
@@ -110,12 +111,12 @@ class SemiWeakConfig:
         (), Limit("one recipe or checkpoint, or none", lambda paths: len(paths) <= 1)
     )
     strong_fraction: float = between(1.0, 0, 1)
-    min_score: float = between(0.35, 0, 1)
-    event_targets: str = choice("hard", EVENT_TARGETS)
+    min_score: float = between(0.1, 0, 1)
+    event_targets: str = choice("soft", EVENT_TARGETS)
     ignore: tuple[float, ...] = limited(
         (), Limit("none, or two rising shares in (0, 1]", lambda v: not v or _two_shares(v))
     )
-    warm_start: bool = False
+    warm_start: bool = True
     weak_videos: bool = True
 
 

@@ -86,6 +86,7 @@ def train_settings(recipe: Recipe) -> TrainSettings:
         validate_on=shown.validate_on,
         precision=shown.precision,
         compile=shown.compile,
+        window_lr=optim.window_lr,
     )
 
 

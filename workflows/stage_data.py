@@ -25,6 +25,11 @@ def few_segments(recipe: Recipe) -> bool:
     return recipe.semi_weak.strong_fraction < 1
 
 
+def hears_teacher(recipe: Recipe) -> bool:
+    """Whether a weak model's events stand in for segments that are not read."""
+    return few_segments(recipe) and recipe.semi_weak.weak_videos
+
+
 def is_plain_list(recipe: Recipe) -> bool:
     """Whether the labels are a CSV of videos, without segments and subsets."""
     return recipe.data.annotations.suffix.lower() == ".csv"
@@ -68,7 +73,7 @@ def plain_split(
         modalities=recipe.data.modalities,
         bad_rows=bad_rows(recipe),
         cache_bytes=int(recipe.train.cache_gb * 1e9),
-        event_targets=recipe.semi_weak.event_targets if few_segments(recipe) else "hard",
+        event_targets=recipe.semi_weak.event_targets if hears_teacher(recipe) else "hard",
     )
 
 

@@ -23,6 +23,7 @@ from model.build import Network
 from model.checkpoint import Card, save_checkpoint
 from model.clasp import CLASP, ActivationLosses
 from model.loco import Losses
+from model.perception import WindowAdaptation
 from pipeline.core.atomic import atomic_path, clean_temporaries, write_json
 from pipeline.core.errors import PipelineError, UsageError
 from workflows.dataset import Batch, SplitDataset, collate
@@ -63,6 +64,7 @@ class TrainSettings:
     validate_on: str = "averaged"
     precision: str = "fp32"
     compile: bool = False
+    window_lr: float = 1.0
 
 
 @dataclass(slots=True)
@@ -140,7 +142,7 @@ def train(
         for batch in _shown(data, settings, epoch=state.epoch, device=device):
             rate = learning_rate(state.iteration, settings, per_epoch=per_epoch)
             for group in state.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             meter.add(train_step(state, batch.to(device), settings))
             state.iteration += 1
         state.epoch += 1
@@ -236,16 +238,37 @@ def learning_rate(iteration: int, settings: TrainSettings, *, per_epoch: int) ->
     return settings.min_lr + 0.5 * (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * share))
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay for weights of convolutions and linear maps; none for biases, norms, gains, scalars."""
-    weights: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, window_lr: float = 1.0
+) -> list[dict[str, Any]]:
+    """Decay for weights of convolutions and linear maps; none for biases, norms, gains, scalars.
+
+    Args:
+        model: Whose parameters are to be learned.
+        weight_decay: Of the groups that decay.
+        window_lr: ``share`` of the groups that choose windows (`WindowAdaptation`); theirs come
+            last and are left out where it is 1.
+
+    Returns:
+        Groups for an optimiser. ``share`` is what part of the learning rate a group learns at.
+    """
+    windows = {
+        id(value)
+        for module in model.modules()
+        if isinstance(module, WindowAdaptation) and window_lr != 1.0
+        for value in module.parameters()
+    }
+    found: dict[tuple[bool, bool], list[nn.Parameter]] = {(False, True): [], (False, False): []}
     for name, value in model.named_parameters():
-        is_weight = value.dim() >= 2 and name.endswith("weight")
-        (weights if is_weight else others).append(value)
+        decays = value.dim() >= 2 and name.endswith("weight")
+        found.setdefault((id(value) in windows, decays), []).append(value)
     return [
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {
+            "params": values,
+            "weight_decay": weight_decay if decays else 0.0,
+            "share": window_lr if chooses else 1.0,
+        }
+        for (chooses, decays), values in found.items()
     ]
 
 
@@ -255,7 +278,9 @@ def start_training(model: Network, settings: TrainSettings) -> TrainState:
     Raises:
         EnvironmentFault: Compilation is asked for and there is no compiler.
     """
-    groups = parameter_groups(model, weight_decay=settings.weight_decay)
+    groups = parameter_groups(
+        model, weight_decay=settings.weight_decay, window_lr=settings.window_lr
+    )
     average = copy.deepcopy(model).requires_grad_(False)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     forward = compiled(model) if settings.compile else model

@@ -34,7 +34,11 @@ FULL = ("unav100_onepeace", "unav100_i3d_vggish", "activitynet13_onepeace")
 STUDIES = ("table2a", "table2b", "table2c", "table2d", "table3", "readings")
 WEAK = ("clasp_unav100_onepeace", "clasp_activitynet13_onepeace")
 # What a CLASP does not read: its sections of `pipeline.recipe` hold LoCo's values, too.
-NOT_OF_CLASP = {"train": {"keep"}, "infer": {"per_level", "min_length", "sigma", "max_per_class"}}
+NOT_OF_CLASP = {
+    "optim": {"window_lr"},
+    "train": {"keep"},
+    "infer": {"per_level", "min_length", "sigma", "max_per_class"},
+}
 SOURCES = re.compile(r"\[(paper|UnAV|UniAV|CCNet|WTAL|open|ours)\]")
 # Sections of hyper-parameters.
 SOURCED = ("model", "loss", "clasp", "localise", "optim", "train", "infer", "eval")
@@ -230,6 +234,7 @@ def test_each_variant_makes_a_training_step(name: str, variant: str) -> None:
     ("name", "base"),
     [
         ("simulated", "simulated"),
+        ("simulated_windows", "simulated"),
         ("clasp_simulated", "clasp_simulated"),
         ("clasp_readings", "clasp_simulated"),
         ("semi_weak_simulated", "semi_weak_simulated"),

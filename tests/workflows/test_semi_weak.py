@@ -49,7 +49,12 @@ STRONG: dict[str, Any] = {
     "loss": {"normaliser": 20},
     "optim": {"lr": 4e-3, "epochs": 2, "warmup_epochs": 0},
     "train": {"batch_size": 4, "seed": 3},
-    "semi_weak": {"teacher": "weak.yaml", "min_score": 0.2},
+    "semi_weak": {
+        "teacher": "weak.yaml",
+        "min_score": 0.2,
+        "event_targets": "hard",
+        "warm_start": False,
+    },
 }
 
 
@@ -216,7 +221,13 @@ def test_doubt_about_the_teachers_events_comes_from_the_teacher_alone(
 def test_without_the_weak_videos_it_is_training_on_the_strong_ones(
     trained: Path, planted: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    changes = (share(0.25), "semi_weak.teacher=[]", "semi_weak.weak_videos=false")
+    changes = (
+        share(0.25),
+        "semi_weak.teacher=[]",
+        "semi_weak.weak_videos=false",
+        "semi_weak.event_targets=soft",
+        "semi_weak.warm_start=true",
+    )
     strong = set(said(trained)["strong"])
     labels = spoiled(planted, strong, tmp_path / "spoiled.json")
     train(recipe_of(tmp_path / "left_out", planted, *changes, labels=labels))
@@ -267,6 +278,17 @@ def test_a_warm_start_from_another_size_is_refused(
     )
     with pytest.raises(ConfigError, match="is of another size"):
         train(recipe)
+
+
+def test_a_teacher_of_another_size_is_not_even_trained(
+    planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = recipe_of(
+        tmp_path, planted, share(0.25), "semi_weak.warm_start=true", "model.unimodal_blocks=2"
+    )
+    with pytest.raises(ConfigError, match=r"has another model\.unimodal_blocks"):
+        train(recipe)
+    assert not (tmp_path / "run" / "teacher").exists()
 
 
 def test_all_segments_are_training_as_ever(planted: tuple[Path, Path], tmp_path: Path) -> None:
@@ -360,8 +382,6 @@ def test_neither_strong_nor_weak_videos_are_nothing_to_learn_from(
     alone = "semi_weak.weak_videos=false"
     with pytest.raises(ConfigError, match="leave nothing to learn from"):
         recipe_of(tmp_path, planted, share(0), alone)
-    with pytest.raises(ConfigError, match="warm_start=true needs a teacher"):
-        recipe_of(tmp_path, planted, share(0.1), alone, "semi_weak.warm_start=true")
 
 
 def test_a_teacher_that_has_seen_segments_is_refused(

@@ -111,6 +111,22 @@ def test_only_weights_of_maps_and_convolutions_decay() -> None:
     assert all(name in spared for name in names.values() if name.endswith(kept))
 
 
+def test_windows_learn_at_their_share_of_the_rate(data: SplitDataset, tmp_path: Path) -> None:
+    model = fresh()
+    groups = parameter_groups(model, weight_decay=0.1, window_lr=0.25)
+    names = {id(value): name for name, value in model.named_parameters()}
+    slow = [group for group in groups if group["share"] == 0.25]
+    chosen = {names[id(value)] for group in slow for value in group["params"]}
+    assert chosen == {name for name in names.values() if ".adapt." in name} != set()
+    assert sorted(group["weight_decay"] for group in slow) == [0.0, 0.1]
+    assert sum(len(group["params"]) for group in groups) == len(names)
+
+    settings = replace(SETTINGS, epochs=2, window_lr=0.25)
+    state = train(fresh(), data, settings=settings, output=tmp_path, card=CARD, device=CPU)
+    rates = {group["share"]: group["lr"] for group in state.optimiser.param_groups}
+    assert rates[0.25] == 0.25 * rates[1.0] > 0
+
+
 def test_a_resumed_run_equals_an_undisturbed_one(data: SplitDataset, tmp_path: Path) -> None:
     whole = run(data, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -34,6 +34,8 @@ from workflows.weak.pseudo_labels import Answer, Find, pseudo_label, strong_ids
 FILE = "semi_weak.json"
 TEACHER = "teacher"  # folder of a teacher that is trained here
 SHARED = ("embed", "unimodal")  # parts that CLASP and LoCo have alike
+SIZES = ("channels", "embedding_layers", "unimodal_blocks", "max_seq_len")  # decided by these
+ONE_SIZE = f"give both the same model.{', '.join(SIZES)}, or set semi_weak.warm_start=false"
 
 
 def is_semi_weak(recipe: Recipe) -> bool:
@@ -49,7 +51,8 @@ def teacher_recipe(recipe: Recipe) -> Recipe | None:
     none where a checkpoint is given, or weak videos are left out.
 
     Raises:
-        ConfigError: The recipe is wrong, or is not that of a weak model.
+        ConfigError: The recipe is wrong, is not that of a weak model, or is that of one with whose
+            parts the student cannot start.
     """
     if not recipe.semi_weak.weak_videos:
         return None
@@ -61,6 +64,12 @@ def teacher_recipe(recipe: Recipe) -> Recipe | None:
         raise ConfigError(
             f"semi_weak.teacher {path} trains {teacher.model.method!r}, which needs all segments",
             hint="name a recipe with model.method: clasp",
+        )
+    unlike = [name for name in SIZES if getattr(teacher.model, name) != getattr(recipe.model, name)]
+    if unlike and recipe.semi_weak.warm_start:
+        raise ConfigError(
+            f"semi_weak.warm_start: the teacher {path} has another model.{', '.join(unlike)}",
+            hint=ONE_SIZE,
         )
     return replace(
         teacher,
@@ -159,17 +168,16 @@ def start_from_teacher(model: Network, recipe: Recipe) -> None:
     """
     if not recipe.semi_weak.warm_start:
         return
-    (path,) = teacher_checkpoints(recipe)
-    teacher, _ = load_network(path)
-    for name in SHARED:
-        try:
-            model.get_submodule(name).load_state_dict(teacher.get_submodule(name).state_dict())
-        except RuntimeError as error:
-            raise ConfigError(
-                f"semi_weak.warm_start: {name!r} of the teacher {path} is of another size",
-                hint="give both the same model.channels, embedding_layers, unimodal_blocks and "
-                "max_seq_len, or set semi_weak.warm_start=false",
-            ) from error
+    for path in teacher_checkpoints(recipe):
+        teacher, _ = load_network(path)
+        for name in SHARED:
+            try:
+                model.get_submodule(name).load_state_dict(teacher.get_submodule(name).state_dict())
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"semi_weak.warm_start: {name!r} of the teacher {path} is of another size",
+                    hint=ONE_SIZE,
+                ) from error
 
 
 def _true_segments(
