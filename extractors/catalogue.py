@@ -12,19 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from extractors.addresses import Address, addresses_of
-from extractors.conversions import CONVERSIONS, conversion_of
-from extractors.hf_model import is_hf
+from extractors.hf.model import is_hf
 from extractors.i3d_vggish_spec import (
     PIERGIAJ_FLOW_WEIGHTS,
     PIERGIAJ_RGB_WEIGHTS,
     VGGISH_PCA_WEIGHTS,
 )
-from extractors.onepeace_spec import VISION_WEIGHTS
+from extractors.onepeace.conversions import CONVERSIONS, conversion_of
+from extractors.onepeace.spec import VISION_WEIGHTS
 from extractors.registry import BACKBONES, backbone_spec
 from extractors.spec import BackboneSpec, WeightsFile
-from extractors.weights import find_weights
-from extractors.weights_check import describe_size
+from extractors.weights.addresses import Address, addresses_of
+from extractors.weights.check import describe_size
+from extractors.weights.find import find_weights
 from pipeline.core.errors import UsageError
 
 # Of no backbone in the table, but of options of its nets.

@@ -7,44 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractors.i3d_vggish_spec import (
-    DEEPMIND_FLOW_WEIGHTS,
-    DEEPMIND_RGB_WEIGHTS,
-    I3D_FLOW_WEIGHTS,
-    I3D_RGB,
-    I3D_RGB_FLOW,
-    I3D_RGB_WEIGHTS,
     I3D_VGGISH,
-    OWN_GRID,
-    PATCH_SAMPLES,
-    PIERGIAJ_FLOW_WEIGHTS,
-    PIERGIAJ_RGB_WEIGHTS,
-    RAFT_WEIGHTS,
-    UNAV_GRID,
-    VGGISH_PCA_WEIGHTS,
-    VGGISH_WEIGHTS,
-    vggish_spec,
 )
 from extractors.spec import Backbone, BackboneSpec
-
-__all__ = [
-    "DEEPMIND_FLOW_WEIGHTS",
-    "DEEPMIND_RGB_WEIGHTS",
-    "I3D_FLOW_WEIGHTS",
-    "I3D_RGB",
-    "I3D_RGB_FLOW",
-    "I3D_RGB_WEIGHTS",
-    "I3D_VGGISH_LOADERS",
-    "OWN_GRID",
-    "PATCH_SAMPLES",
-    "PIERGIAJ_FLOW_WEIGHTS",
-    "PIERGIAJ_RGB_WEIGHTS",
-    "RAFT_WEIGHTS",
-    "UNAV_GRID",
-    "VGGISH_PCA_WEIGHTS",
-    "VGGISH_WEIGHTS",
-    "I3DVggishLoader",
-    "vggish_spec",
-]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from extractors.lite_spec import EFFICIENTNET_LITE0, LITE, YAMNET
+from extractors.lite_spec import LITE
 from extractors.spec import Backbone
-
-__all__ = ["EFFICIENTNET_LITE0", "LITE", "YAMNET", "load_lite"]
 
 
 def load_lite(*, device: str, threads: int | None, weights_dir: Path | None = None) -> Backbone:

@@ -6,15 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from extractors.addresses import addresses_of
-from extractors.conversions import is_converted
-from extractors.hf_model import find_hf_models, is_hf, spec_of
-from extractors.network import is_offline, mirrors, network
+from extractors.hf.model import find_hf_models, is_hf, spec_of
+from extractors.onepeace.conversions import is_converted
 from extractors.registry import backbone_spec
 from extractors.spec import BackboneSpec, WeightsFile
-from extractors.watch import OnStandardError, Watcher
-from extractors.weights import locate_weights
-from extractors.weights_check import describe_size
+from extractors.weights.addresses import addresses_of
+from extractors.weights.check import describe_size
+from extractors.weights.find import locate_weights
+from extractors.weights.network import is_offline, mirrors, network
+from extractors.weights.watch import OnStandardError, Watcher
 from pipeline.core.errors import EnvironmentFault
 
 

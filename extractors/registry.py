@@ -10,15 +10,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from extractors.hf import FORM, HfLoader, full_hf_name, hf_spec, is_hf
+from extractors.hf.backbone import HfLoader
+from extractors.hf.model import FORM, full_hf_name, hf_spec, is_hf
 from extractors.i3d_vggish import I3D_VGGISH_LOADERS
 from extractors.imported import imported_spec, is_imported
-from extractors.lite import LITE, load_lite
-from extractors.network import network
-from extractors.onepeace import ONEPEACE_LOADERS
+from extractors.lite import load_lite
+from extractors.lite_spec import LITE
+from extractors.onepeace.backbone import ONEPEACE_LOADERS
 from extractors.released import RELEASED, NoEncoder
 from extractors.simulated import is_simulated, refuse_simulated, simulated_spec
 from extractors.spec import Backbone, BackboneSpec
+from extractors.weights.network import network
 from pipeline.core.errors import UsageError
 
 

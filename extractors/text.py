@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.hf_families import TextKind
+from extractors.hf.families import TextKind
 from extractors.spec import Modality
 
 __all__ = ["TextEncoder", "TextKind", "load_text_encoder"]
@@ -72,7 +72,7 @@ def load_text_encoder(
         EnvironmentFault: The model, its tokenizer, the device or the package ``transformers`` is
             missing on this machine.
     """
-    from extractors.hf_text import load_hf_text  # torch is loaded when it is needed
+    from extractors.hf.text import load_hf_text  # torch is loaded when it is needed
 
     return load_hf_text(
         backbone,

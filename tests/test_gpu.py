@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from extractors.registry import load_backbone
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.loco import LoCo
 from workflows.bench.data import PlantedVideos, Sizes
 from workflows.bench.epoch import measure_epoch

@@ -18,7 +18,7 @@ import pytest
 
 from extractors.media.audio import open_audio
 from extractors.media.probe import probe
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY, toy
 from fixtures.media import run_ffmpeg
 from pipeline.config import load_recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from extractors.records import Source
+from extractors.storage.records import Source
 from pipeline.core.ledger import Ledger, LedgerRow
 
 CRASHES = 2  # processes that a video may take with it before it is set aside

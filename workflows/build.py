@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.activation import Recipe as ActivationRecipe
 from model.build import Network, build_network
 from model.checkpoint import Card

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from extractors.registry import backbone_spec
+from extractors.preview import preview_spec
 from extractors.spec import BackboneSpec
+from extractors.weights.watch import Silent
 from model.checkpoint import read_card
 from model.cost import NOT_COUNTED, PUBLIC, PUBLIC_DIM, PUBLIC_STEPS, Cost, PartCost, measure_cost
 from pipeline.config import load_recipe
@@ -198,7 +199,7 @@ def _refuse_other_methods(name: str, method: str) -> None:
 
 def _spec_of(recipe: Recipe) -> BackboneSpec:
     try:
-        return backbone_spec(recipe.backbone.name)
+        return preview_spec(recipe.backbone.name, watch=Silent())  # widths need no weights
     except UsageError as error:
         raise UsageError(
             f"the widths of the features are not known: {error.message}",

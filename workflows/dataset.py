@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.features import Features
-from extractors.finite import first_bad_step
 from extractors.shapes import row_bytes
 from extractors.spec import MODALITIES
-from extractors.store import FeatureStore
+from extractors.storage.finite import first_bad_step
+from extractors.storage.store import FeatureStore
 from extractors.windows import WindowGrid
 from model.assignment import matches
 from model.doubt import Doubt, batch_doubts

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from extractors.media.video import ReaderChoice
-from extractors.network import network
 from extractors.registry import load_backbone
 from extractors.spec import HF_PREFIX, Backbone
+from extractors.weights.network import network
 from model.build import METHODS as TRAINED_METHODS
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Detections

@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from extractors.network import is_offline
 from extractors.preview import preview_spec
 from extractors.registry import BackboneRow, backbone_spec, refuse_without_encoder
 from extractors.spec import BackboneSpec
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
+from extractors.weights.network import is_offline
 from pipeline.core.errors import (
     PipelineError,
     UsageError,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from extractors.media.probe import probe
 from extractors.shapes import row_bytes
 from extractors.spec import BackboneSpec
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.errors import MediaError, PipelineError
 from pipeline.core.ledger import LedgerRow
 from workflows.attempts import CRASHES, Attempts, read_attempts

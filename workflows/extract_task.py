@@ -15,12 +15,12 @@ from pathlib import Path
 
 from extractors.features import Summary
 from extractors.media.probe import probe
-from extractors.network import network
-from extractors.records import Source, fingerprint
 from extractors.registry import BackboneRow, load_backbone
 from extractors.spec import Backbone
-from extractors.store import FeatureStore
+from extractors.storage.records import Source, fingerprint
+from extractors.storage.store import FeatureStore
 from extractors.stream import FeatureStream
+from extractors.weights.network import network
 from pipeline.core.errors import EnvironmentFault, MediaError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
 from workflows.extract_report import BUSY, ExtractRow

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from extractors.features import Features
-from extractors.finite import first_bad_step
-from extractors.layouts import LAYOUTS, UNAV_SLACK_S
-from extractors.layouts_arrays import FaultKind
-from extractors.layouts_video import Fault, VideoReader, length_slack
+from extractors.layouts.arrays import FaultKind
+from extractors.layouts.table import LAYOUTS, UNAV_SLACK_S
+from extractors.layouts.video import Fault, VideoReader, length_slack
 from extractors.spec import MODALITIES
-from extractors.store import FeatureStore
+from extractors.storage.finite import first_bad_step
+from extractors.storage.store import FeatureStore
 from pipeline.core.errors import StoreError
 from workflows.annotations import VideoLabels
 from workflows.data_check import some_lines

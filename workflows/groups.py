@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from workflows.attempts import CRASHES, Attempts, read_attempts
 from workflows.extract_report import ExtractRow
 from workflows.extract_task import ExtractGroup, ExtractJob

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from extractors.hf_model import HfModel, find_hf_models, text_tower
+from extractors.hf.model import HfModel, find_hf_models, text_tower
 from extractors.media.video import ReaderChoice
 from extractors.registry import load_backbone
 from extractors.spec import HF_PREFIX, MODALITIES, Modality
 from extractors.text import TextEncoder, load_text_encoder
-from extractors.watch import OnStandardError, Watcher
+from extractors.weights.watch import OnStandardError, Watcher
 from pipeline.core.errors import EnvironmentFault
 from workflows.agreement import lite_table
 from workflows.open_vocabulary import OpenVocabularyDetector, OpenVocabularySettings

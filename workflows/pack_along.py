@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.errors import StoreError
 from workflows.extract_task import ExtractJob
 from workflows.groups import Results

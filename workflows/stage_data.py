@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from extractors.registry import expected_digest
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.errors import ConfigError
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations, BadRows, load_annotations

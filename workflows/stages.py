@@ -13,10 +13,10 @@ from typing import Any, Literal, cast
 
 from extractors.device import select_device
 from extractors.media.video import ReaderChoice
-from extractors.network import network
-from extractors.records import fingerprint
 from extractors.registry import check_backbone
-from extractors.store import FeatureStore
+from extractors.storage.records import fingerprint
+from extractors.storage.store import FeatureStore
+from extractors.weights.network import network
 from model.build import Network
 from model.checkpoint import Card, load_network
 from model.clasp import CLASP

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extractors.onepeace_layers import (
+from extractors.onepeace.layers import (
     NORM_EPS,
     ChannelNorm,
     Layer,
     RelativePositions,
     sequence_buckets,
 )
-from extractors.onepeace_spec import (
+from extractors.onepeace.spec import (
     ONEPEACE,
     ONEPEACE_AUDIO,
     RELEASED_SIZE,
     OnePeaceSize,
     Precision,
 )
-from extractors.onepeace_weights import load_branch
+from extractors.onepeace.weights import load_branch
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extractors.audio.torchaudio_shim import import_torchaudio
-from extractors.hf_model import HfModel
-from extractors.hf_net import load_encoder, pool
+from extractors.hf.model import HfModel
+from extractors.hf.net import load_encoder, pool
 from extractors.runner import Runner
 from extractors.spec import Encoded
 from extractors.windows import WindowGrid

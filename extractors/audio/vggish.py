@@ -26,12 +26,12 @@ from extractors.audio.mel import (
     log_mel_patches,
 )
 from extractors.audio.vggish_pca import Rounding, VggishPca, load_vggish_pca
-from extractors.checkpoint import load_state
+from extractors.checkpoints.check import refuse_other_net
+from extractors.checkpoints.load import load_state
 from extractors.i3d_vggish_spec import OWN_GRID, PATCH_SAMPLES, VGGISH_WEIGHTS, vggish_spec
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
-from extractors.state_check import refuse_other_net
-from extractors.weights import find_weights
+from extractors.weights.find import find_weights
 from extractors.windows import WindowGrid
 
 WIDTHS = (64, 128, 256, 256, 512, 512)

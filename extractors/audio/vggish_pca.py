@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.i3d_vggish_spec import VGGISH_PCA_WEIGHTS
-from extractors.weights import describe_weights, find_weights
+from extractors.weights.check import describe_weights
+from extractors.weights.find import find_weights
 from pipeline.core.errors import EnvironmentFault
 
 Rounding = Literal["truncate", "round"]

@@ -23,7 +23,7 @@ from extractors.audio.mel import YAMNET_OFFSET, log_mel
 from extractors.lite_spec import LITE, YAMNET
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
-from extractors.weights import find_weights
+from extractors.weights.find import find_weights
 from pipeline.core.errors import EnvironmentFault
 
 PATCH_SAMPLES = 15_600  # 96 frames of mel: 0.975 s

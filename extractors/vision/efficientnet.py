@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from extractors.lite_spec import EFFICIENTNET_LITE0
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
-from extractors.weights import find_weights
+from extractors.weights.find import find_weights
 
 TILE = 32  # the net halves a picture five times, so sides are multiples of 2^5
 FEWEST_TILES, MOST_TILES = 40, 54  # 7 x 7 is the 224x224 that the net was trained at

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extractors.checkpoint import load_state
+from extractors.checkpoints.check import refuse_other_net
+from extractors.checkpoints.load import load_state
+from extractors.checkpoints.stored_tensor import CheckpointFault
+from extractors.checkpoints.tensorflow import DATA_SUFFIX, read_tf_checkpoint
 from extractors.i3d_vggish_spec import I3D_RGB, I3D_RGB_WEIGHTS
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
-from extractors.state_check import refuse_other_net
-from extractors.stored_tensor import CheckpointFault
-from extractors.tf_checkpoint import DATA_SUFFIX, read_tf_checkpoint
 from extractors.vision.i3d_keys import (
     BN_EPS_VIDEO_FEATURES,
     canonical_shapes,
@@ -32,7 +32,8 @@ from extractors.vision.i3d_net import LEAST_FRAMES, SIDE, WIDTH, I3DNet, Padding
 from extractors.vision.i3d_overlap import SharedI3D, to_net
 from extractors.vision.raft_flow import FlowEstimator, load_raft
 from extractors.vision.resize import resize_and_crop
-from extractors.weights import describe_weights, find_weights
+from extractors.weights.check import describe_weights
+from extractors.weights.find import find_weights
 from extractors.windows import WindowGrid
 from pipeline.core.errors import EnvironmentFault
 

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extractors.onepeace_layers import (
+from extractors.onepeace.layers import (
     NORM_EPS,
     Attention,
     Layer,
     PictureAdapter,
     feed_forward,
 )
-from extractors.onepeace_spec import (
+from extractors.onepeace.spec import (
     BASE_WEIGHTS,
     ONEPEACE_VIDEO,
     RELEASED_SIZE,
     OnePeaceSize,
     Precision,
 )
-from extractors.onepeace_weights import load_branch
+from extractors.onepeace.weights import load_branch
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
 
@@ -241,8 +241,8 @@ def load_onepeace_image(
 
     Args:
         device: Where it runs.
-        weights: `BASE_WEIGHTS`, or `extractors.onepeace.VISION_WEIGHTS` for the file of this branch
-            alone.
+        weights: `BASE_WEIGHTS`, or `extractors.onepeace.spec.VISION_WEIGHTS` for the file of this
+            branch alone.
         size: Its measures.
         precision: Type of its weights and of the arithmetic.
         weights_dir: Folder of the weights.

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from extractors.checkpoint import load_state
+from extractors.checkpoints.load import load_state
 from extractors.i3d_vggish_spec import RAFT_WEIGHTS
 from extractors.runner import Runner
 from extractors.spec import WeightsFile
 from extractors.vision.raft import ITERATIONS, SCALE, Raft
-from extractors.weights import describe_weights, find_weights
+from extractors.weights.check import describe_weights
+from extractors.weights.find import find_weights
 from pipeline.core.errors import EnvironmentFault
 
 LIMIT = 20.0  # pixels

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from extractors.hf_files import INSTALL
-from extractors.hf_model import HfModel
-from extractors.hf_net import load_encoder, pool
+from extractors.hf.hub import INSTALL
+from extractors.hf.model import HfModel
+from extractors.hf.net import load_encoder, pool
 from extractors.runner import Runner
 from extractors.spec import Encoded
 from extractors.windows import WindowGrid

@@ -61,8 +61,8 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _features(args: argparse.Namespace, labels: Annotations) -> FeatureReport:
-    from extractors.layouts_video import VideoReader
-    from extractors.store import FeatureStore
+    from extractors.layouts.video import VideoReader
+    from extractors.storage.store import FeatureStore
     from pipeline.core.errors import UsageError
     from workflows.feature_check import check_files, check_store
     from workflows.progress import Progress

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from extractors.layouts import FoundVideos, Layout
+    from extractors.layouts.table import FoundVideos, Layout
     from extractors.spec import BackboneSpec
-    from extractors.store import FeatureStore
+    from extractors.storage.store import FeatureStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +123,8 @@ def chosen_videos(args: argparse.Namespace, folder: Path) -> tuple[FoundVideos, 
         NothingMatchedError: There are no such files.
     """
     from extractors.imported import plain_grid
-    from extractors.layouts import find_layout, find_videos
-    from extractors.layouts_import import with_widths
+    from extractors.layouts.importing import with_widths
+    from extractors.layouts.table import find_layout, find_videos
     from pipeline.core.errors import UsageError
 
     layout = find_layout(args.layout, vision=args.vision, audio=args.audio, slack=args.length_slack)
@@ -148,8 +148,8 @@ def chosen_videos(args: argparse.Namespace, folder: Path) -> tuple[FoundVideos, 
 
 
 def _import(args: argparse.Namespace) -> int:
-    from extractors.layouts_import import import_features
-    from extractors.layouts_video import VideoReader
+    from extractors.layouts.importing import import_features
+    from extractors.layouts.video import VideoReader
     from workflows.progress import Progress
 
     found, spec = chosen_videos(args, args.folder)
@@ -185,9 +185,9 @@ def _durations(path: Path, found: FoundVideos) -> dict[str, float]:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from extractors.layouts import find_layout
-    from extractors.layouts_export import export_features
-    from extractors.store import FeatureStore
+    from extractors.layouts.exporting import export_features
+    from extractors.layouts.table import find_layout
+    from extractors.storage.store import FeatureStore
     from workflows.progress import Progress
 
     layout = find_layout(args.layout, vision=args.vision, audio=args.audio)
@@ -201,7 +201,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from extractors.store import FeatureStore
+    from extractors.storage.store import FeatureStore
 
     store = FeatureStore.open(args.store)
     if args.ids:
@@ -282,7 +282,7 @@ def render_video(id: str, summary: dict[str, Any]) -> str:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from extractors.store import FeatureStore
+    from extractors.storage.store import FeatureStore
 
     damages = list(FeatureStore.open(args.store).verify())
     if args.json:
@@ -303,7 +303,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _repair(args: argparse.Namespace) -> int:
-    from extractors.store import FeatureStore
+    from extractors.storage.store import FeatureStore
 
     lost = FeatureStore.open(args.store).repair()
     if args.json:
@@ -316,7 +316,7 @@ def _repair(args: argparse.Namespace) -> int:
 
 
 def _layouts(args: argparse.Namespace) -> int:
-    from extractors.layouts import LAYOUTS
+    from extractors.layouts.table import LAYOUTS
 
     if args.json:
         print(json.dumps([_row(layout) for layout in LAYOUTS.values()], indent=2))

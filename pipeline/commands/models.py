@@ -71,7 +71,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
-    from extractors.weights import cache_folder, locate_weights
+    from extractors.weights.find import cache_folder, locate_weights
 
     places = [
         (entry, place)
@@ -106,8 +106,8 @@ def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
 
 
 def _fetch(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
-    from extractors.transfer import TransferRefusedError, refuse_open_line
-    from extractors.weights import fetch_weights
+    from extractors.weights.find import fetch_weights
+    from extractors.weights.transfer import TransferRefusedError, refuse_open_line
 
     for mirror in args.mirror:
         try:
@@ -132,8 +132,8 @@ def _fetch(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
 
 
 def _verify(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
-    from extractors.conversions import is_converted
-    from extractors.weights import locate_weights
+    from extractors.onepeace.conversions import is_converted
+    from extractors.weights.find import locate_weights
 
     places = {
         entry.weights.file: locate_weights(entry.weights, weights_dir=args.weights_dir)
@@ -166,8 +166,8 @@ def _verdict(entry: CatalogueEntry, path: Path) -> str:
     Raises:
         EnvironmentFault: It is a wrong one.
     """
-    from extractors.conversions import verify_conversion
-    from extractors.weights_check import describe_hash, read_record, verify_all
+    from extractors.onepeace.conversions import verify_conversion
+    from extractors.weights.check import describe_hash, read_record, verify_all
 
     if entry.conversion:
         return verify_conversion(path)

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.joint import DEVICE_ROWS, JointBatches
-from extractors.lite import LITE
+from extractors.lite_spec import LITE
 from extractors.registry import BACKBONES, BackboneRow
 from extractors.spec import Backbone, Encoded, EncoderSpec
 from workflows.bench.machine import machine_line

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from extractors import addresses, catalogue
+from extractors import catalogue
 from extractors.audio.onepeace import load_onepeace_audio
 from extractors.spec import WeightsFile
-from extractors.weights_check import read_record
+from extractors.weights import addresses
+from extractors.weights.check import read_record
 from fixtures.onepeace import TINY, write_base
 from fixtures.weights_server import CONTENT, SHA256, Server, answer, break_off, serving
 from pipeline.cli import main

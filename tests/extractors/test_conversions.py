@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from extractors.audio.onepeace import load_onepeace_audio
-from extractors.conversions import HASH_FIELD, is_converted, verify_conversion
-from extractors.onepeace import BASE_WEIGHTS, K400_WEIGHTS
+from extractors.onepeace.conversions import HASH_FIELD, is_converted, verify_conversion
+from extractors.onepeace.spec import BASE_WEIGHTS, K400_WEIGHTS
 from extractors.preview import preview_spec
-from extractors.safetensors_io import TensorSource, read_header, value_offset, write_tensors
-from extractors.watch import Silent
+from extractors.storage.safetensors_io import TensorSource, read_header, value_offset, write_tensors
+from extractors.weights.watch import Silent
 from fixtures.onepeace import TINY, write_base
 from pipeline.core.errors import EnvironmentFault
 

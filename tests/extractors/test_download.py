@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from extractors.spec import WeightsFile
-from extractors.weights_check import read_record
+from extractors.weights.check import read_record
 from fixtures.downloads import (
     BEGUN,
     HALF,

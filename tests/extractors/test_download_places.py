@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from extractors.download import download_weights
 from extractors.spec import WeightsFile
-from extractors.weights_check import verify_weights
+from extractors.weights.check import verify_weights
+from extractors.weights.download import download_weights
 from fixtures.downloads import (
     BEGUN,
     HALF,
@@ -212,8 +212,8 @@ def test_an_archive_put_together_from_two_is_fetched_again(archive: Server, fetc
 SCRIPT = """
 import sys
 from pathlib import Path
-from extractors import addresses
-from extractors.download import download_weights
+from extractors.weights import addresses
+from extractors.weights.download import download_weights
 from extractors.spec import WeightsFile
 url, folder, sha256 = sys.argv[1:]
 addresses._ADDRESSES = {"net.pth": (addresses.Address(url + "/net.pth"),)}

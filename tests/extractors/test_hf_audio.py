@@ -11,8 +11,8 @@ import torch
 
 from extractors.audio.torchaudio_shim import import_torchaudio
 from extractors.audio.transformers import HfAudioEncoder, load_hf_audio
-from extractors.hf import find_hf_model
-from extractors.hf_net import import_transformers
+from extractors.hf.model import find_hf_model
+from extractors.hf.net import import_transformers
 from extractors.windows import WindowGrid
 from fixtures.hf import SOUNDS, Models
 

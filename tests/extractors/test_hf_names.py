@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from extractors.catalogue import verify_backbone
-from extractors.hf import find_hf_model, hf_spec, is_hf, parse_hf_name
-from extractors.hf_families import FAMILIES
-from extractors.hf_net import import_transformers
+from extractors.hf.families import FAMILIES
+from extractors.hf.model import find_hf_model, hf_spec, is_hf, parse_hf_name
+from extractors.hf.net import import_transformers
 from extractors.registry import (
     backbone_spec,
     check_backbone,

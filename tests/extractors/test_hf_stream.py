@@ -14,12 +14,12 @@ import torch
 
 from extractors.audio.torchaudio_shim import import_torchaudio
 from extractors.features import Features
-from extractors.hf_net import import_transformers
+from extractors.hf.net import import_transformers
 from extractors.media.audio import open_audio
 from extractors.media.probe import probe
 from extractors.media.video import open_video
 from extractors.registry import backbone_spec, load_backbone
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.stream import extract_features
 from fixtures.hf import Models, make_model
 from fixtures.media import Zoo

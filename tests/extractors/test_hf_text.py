@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.hf import find_hf_model
-from extractors.hf_net import import_transformers
+from extractors.hf.model import find_hf_model
+from extractors.hf.net import import_transformers
 from extractors.registry import load_backbone
 from extractors.spec import Modality
 from extractors.text import load_text_encoder

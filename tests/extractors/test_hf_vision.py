@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.hf import find_hf_model
-from extractors.hf_net import import_transformers
+from extractors.hf.model import find_hf_model
+from extractors.hf.net import import_transformers
 from extractors.registry import load_backbone
 from extractors.spec import FramePreparer
 from extractors.vision.transformers import HfVisionEncoder, load_hf_vision

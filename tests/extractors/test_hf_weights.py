@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from extractors.hf import find_hf_model
+from extractors.hf.model import find_hf_model
 from extractors.registry import backbone_spec, load_backbone
 from extractors.spec import Backbone, FramePreparer
 from extractors.text import load_text_encoder
@@ -153,7 +153,7 @@ def test_the_files_that_were_hashed_are_those_that_are_loaded(
 def test_a_net_holds_no_copy_of_weights_that_lie_on_their_boundaries(
     hf_models: Models, tmp_path: Path
 ) -> None:
-    from extractors.hf_state import open_state
+    from extractors.hf.state import open_state
 
     folder = copy_of(hf_models["vit"], tmp_path / "vit")
     in_torch_format(folder)

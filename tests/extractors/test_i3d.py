@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors.i3d_vggish import I3D_RGB, I3D_RGB_FLOW, I3D_RGB_WEIGHTS
+from extractors.i3d_vggish_spec import I3D_RGB, I3D_RGB_FLOW, I3D_RGB_WEIGHTS
 from extractors.spec import FramePreparer, StretchEncoder, VisionEncoder
 from extractors.vision.i3d import (
     FLOW,

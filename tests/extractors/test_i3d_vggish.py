@@ -14,14 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from extractors.audio.mel import VGGISH_OFFSET, log_mel_patches
-from extractors.i3d_vggish import (
-    I3D_FLOW_WEIGHTS,
-    I3D_RGB_FLOW,
-    I3D_VGGISH_LOADERS,
-    RAFT_WEIGHTS,
-    UNAV_GRID,
-    I3DVggishLoader,
-)
+from extractors.i3d_vggish import I3D_VGGISH_LOADERS, I3DVggishLoader
+from extractors.i3d_vggish_spec import I3D_FLOW_WEIGHTS, I3D_RGB_FLOW, RAFT_WEIGHTS, UNAV_GRID
 from extractors.media.audio import open_audio
 from extractors.media.probe import probe
 from extractors.registry import backbone_spec, load_backbone

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors.i3d_vggish import I3D_RGB_WEIGHTS, UNAV_GRID
+from extractors.i3d_vggish_spec import I3D_RGB_WEIGHTS, UNAV_GRID
 from extractors.vision.i3d import RGB, load_i3d, load_i3d_net
 from extractors.vision.i3d_keys import (
     BN_EPS_ORIGINAL,

@@ -17,14 +17,14 @@ import pytest
 from numpy.typing import NDArray
 
 from extractors.imported import imported_name, imported_spec, plain_grid
-from extractors.layouts import LAYOUTS, Layout, find_layout, find_videos
-from extractors.layouts_export import export_features
-from extractors.layouts_import import ImportReport, import_features, with_widths
-from extractors.layouts_video import Lengths, Missing, VideoReader
+from extractors.layouts.exporting import export_features
+from extractors.layouts.importing import ImportReport, import_features, with_widths
+from extractors.layouts.table import LAYOUTS, Layout, find_layout, find_videos
+from extractors.layouts.video import Lengths, Missing, VideoReader
 from extractors.registry import backbone_names, backbone_spec, load_backbone
 from extractors.released import NEAREST, RELEASED
 from extractors.spec import BackboneSpec, WeightsFile
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.windows import WindowGrid
 from pipeline.cli import main
 from pipeline.core.errors import NothingMatchedError, StoreError, UsageError
@@ -112,7 +112,7 @@ def test_what_was_imported_comes_out_byte_for_byte(name: str, tmp_path: Path) ->
 def test_a_store_of_shards_is_exported_like_one_of_small_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractors.layouts_import.PACK_VIDEOS", 3)
+    monkeypatch.setattr("extractors.layouts.importing.PACK_VIDEOS", 3)
     written = fill(tmp_path / "in", NPY, {f"v{number}": (4, 4) for number in range(4)})
     import_features(reader_of(tmp_path / "in", NPY), tmp_path / "store")
     store = FeatureStore.open(tmp_path / "store")
@@ -533,8 +533,8 @@ def test_touched_files_of_the_same_content_are_skipped(tmp_path: Path) -> None:
 def test_a_run_that_was_broken_off_ends_with_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractors.layouts_import.PACK_EVERY", 4)
-    monkeypatch.setattr("extractors.layouts_import.PACK_VIDEOS", 1)
+    monkeypatch.setattr("extractors.layouts.importing.PACK_EVERY", 4)
+    monkeypatch.setattr("extractors.layouts.importing.PACK_VIDEOS", 1)
     fill(tmp_path / "in", NPY, {f"v{number:02d}": (4, 4) for number in range(12)})
     import_features(reader_of(tmp_path / "in", NPY), tmp_path / "whole")
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extractors.audio.onepeace import OnePeaceAudio, OnePeaceAudioEncoder
-from extractors.onepeace import ONEPEACE_AUDIO, ONEPEACE_VIDEO
-from extractors.onepeace_keys import Branch, translate
-from extractors.onepeace_layers import OnePeaceSize, picture_buckets, sequence_buckets
+from extractors.onepeace.keys import Branch, translate
+from extractors.onepeace.layers import OnePeaceSize, picture_buckets, sequence_buckets
+from extractors.onepeace.spec import ONEPEACE_AUDIO, ONEPEACE_VIDEO
 from extractors.vision.onepeace import MEAN, STD, OnePeaceImage, OnePeaceVideo, OnePeaceVideoEncoder
 from fixtures.golden_inputs import clip_uint8
 from fixtures.golden_weights import read_keys, tensor

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.onepeace import Precision
+from extractors.onepeace.spec import Precision
 from extractors.vision.raft import Raft
 from fixtures.golden_inputs import clip_uint8
 from fixtures.onepeace import tiny_loader, write_base, write_video

@@ -15,7 +15,7 @@ from extractors.media.probe import probe
 from extractors.media.video import open_video
 from extractors.registry import BackboneRow
 from extractors.spec import Backbone
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.stream import FeatureStream, extract_features
 from fixtures.media import Zoo
 from fixtures.onepeace import STREAM_SIZE, TINY_SPEC, tiny_loader, write_base, write_video

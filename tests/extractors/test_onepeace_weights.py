@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors import onepeace_weights
 from extractors.audio.onepeace import load_onepeace_audio
-from extractors.onepeace import BASE_WEIGHTS, K400_WEIGHTS, VISION_WEIGHTS
-from extractors.onepeace_weights import LOCK_FILE
+from extractors.onepeace import weights as onepeace_weights
+from extractors.onepeace.spec import BASE_WEIGHTS, K400_WEIGHTS, VISION_WEIGHTS
+from extractors.onepeace.weights import LOCK_FILE
 from extractors.registry import load_backbone
-from extractors.safetensors_io import read_header
+from extractors.storage.safetensors_io import read_header
 from extractors.vision.onepeace import load_onepeace_image, load_onepeace_video
 from fixtures.onepeace import (
     STREAM_SIZE,

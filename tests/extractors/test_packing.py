@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractors import packing, store_index
 from extractors.features import Rows, Summary
 from extractors.shapes import array_shapes
-from extractors.store import FeatureStore
-from extractors.store_index import ShardIndex
+from extractors.storage import index as store_index
+from extractors.storage import packing
+from extractors.storage.index import ShardIndex
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import toy
 from pipeline.core.locks import LockFile
 

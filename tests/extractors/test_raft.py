@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors.i3d_vggish import RAFT_WEIGHTS
+from extractors.i3d_vggish_spec import RAFT_WEIGHTS
 from extractors.vision.raft import Raft
 from extractors.vision.raft_flow import (
     FlowEstimator,

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from extractors.hf import FORM
+from extractors.hf.model import FORM
 from extractors.registry import backbone_names, backbone_spec, load_backbone
 from extractors.spec import AudioEncoder, BackboneSpec, VisionEncoder
 from pipeline.core.errors import EnvironmentFault, UsageError

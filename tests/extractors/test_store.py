@@ -17,13 +17,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-import extractors.packing as packing
+import extractors.storage.packing as packing
 from extractors.features import Rows, Summary
-from extractors.records import Source, fingerprint
-from extractors.safetensors_io import FormatFault, read_header
 from extractors.shapes import array_shapes, row_bytes
 from extractors.spec import BackboneSpec
-from extractors.store import FeatureStore
+from extractors.storage.records import Source, fingerprint
+from extractors.storage.safetensors_io import FormatFault, read_header
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import toy
 from pipeline.core.errors import MediaError, StoreError, UsageError
 
@@ -349,7 +349,7 @@ def test_few_small_files_are_left_alone(store: FeatureStore) -> None:
 def test_many_files_are_packed_with_few_descriptors(store: FeatureStore) -> None:
     code = (
         "import resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-        "from extractors.store import FeatureStore\n"
+        "from extractors.storage.store import FeatureStore\n"
         "store = FeatureStore.open(sys.argv[1])\nprint(store.pack())"
     )
     for number in range(150):
@@ -483,7 +483,7 @@ def test_a_store_travels_to_other_threads_and_processes(store: FeatureStore) -> 
 
 def test_a_claim_is_held_by_one_thread_of_one_process(store: FeatureStore) -> None:
     script = (
-        "import sys\nfrom extractors.store import FeatureStore\n"
+        "import sys\nfrom extractors.storage.store import FeatureStore\n"
         "with FeatureStore.open(sys.argv[1]).claim('a') as mine:\n"
         "    print(mine, flush=True)\n    sys.stdin.read()\n"
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractors.i3d_vggish import DEEPMIND_RGB_WEIGHTS
+from extractors.checkpoints.stored_tensor import CheckpointFault
+from extractors.checkpoints.tensorflow import DATA_SUFFIX, crc32c, read_tf_checkpoint
+from extractors.i3d_vggish_spec import DEEPMIND_RGB_WEIGHTS
 from extractors.spec import WeightsFile
-from extractors.stored_tensor import CheckpointFault
-from extractors.tf_checkpoint import DATA_SUFFIX, crc32c, read_tf_checkpoint
 from extractors.vision.i3d import load_i3d_net
 from pipeline.core.errors import EnvironmentFault
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.stored_tensor import CheckpointFault, StoredTensor
-from extractors.torch_file import CHUNK_BYTES, find_tensors, open_checkpoint
-from extractors.unpickle import Placeholder
+from extractors.checkpoints.stored_tensor import CheckpointFault, StoredTensor
+from extractors.checkpoints.torch_file import CHUNK_BYTES, find_tensors, open_checkpoint
+from extractors.checkpoints.unpickle import Placeholder
 
 LAYOUTS: dict[str, Callable[[Any, Path], object]] = {
     "archive": torch.save,
@@ -366,7 +366,7 @@ def test_a_file_without_tensors_is_refused(content: Any, tmp_path: Path) -> None
 
 
 def test_the_file_is_read_up_to_the_pickles_end_only() -> None:
-    from extractors.unpickle import unpickle
+    from extractors.checkpoints.unpickle import unpickle
 
     stream = io.BytesIO(pickle.dumps([1]) + pickle.dumps({"a": 2}))
     assert [unpickle(stream), unpickle(stream)] == [[1], {"a": 2}]

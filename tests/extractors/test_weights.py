@@ -9,20 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from extractors import addresses, weights
 from extractors.catalogue import catalogue, find_entries, verify_backbone
-from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
-from extractors.network import is_offline, network
+from extractors.lite_spec import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.registry import BACKBONES
 from extractors.spec import WeightsFile
-from extractors.weights import (
-    cache_folder,
-    describe_weights,
-    fetch_weights,
-    find_weights,
-    locate_weights,
-    verify_weights,
-)
+from extractors.weights import addresses
+from extractors.weights import find as weights
+from extractors.weights.check import describe_weights, verify_weights
+from extractors.weights.find import cache_folder, fetch_weights, find_weights, locate_weights
+from extractors.weights.network import is_offline, network
 from fixtures.weights_server import CONTENT as SERVED
 from fixtures.weights_server import SHA256, Server, answer, serving
 from pipeline.core.errors import EnvironmentFault, UsageError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY
 from fixtures.media import run_ffmpeg
 from workflows.extract import extract

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.atomic import TEMP_SUFFIX
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY
 from tests.torture.processes import ROOT, Cluster, environment, start_extract, wait_for
 from tests.torture.stores import assert_same

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from extractors.feature_file import UnreadableError
 from extractors.registry import BackboneRow
-from extractors.store import FeatureStore
+from extractors.storage.feature_file import UnreadableError
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY, load_hanging_toy
 from pipeline.cli import main
 from pipeline.core.errors import EnvironmentFault, PipelineError, UsageError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY
 from tests.torture import sized
 from tests.torture.processes import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY
 from tests.torture import sized
 from tests.torture.processes import ROOT, environment
@@ -19,7 +19,7 @@ from workflows.extract import extract
 SCRIPT = """
 import sys
 from fixtures.backbones import SLOW_TOY
-from extractors import packing
+from extractors.storage import packing
 from workflows import extract as job
 from workflows import pack_along
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch
 
 import model.checkpoint
 import workflows.train
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from tests.fixtures.planted import CLASSES
 from tests.workflows.test_train import run
 from workflows.annotations import load_annotations

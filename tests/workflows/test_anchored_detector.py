@@ -15,7 +15,7 @@ import torch
 
 from extractors.audio.yamnet import audioset_classes
 from extractors.features import Features, Rows, Summary
-from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
+from extractors.lite_spec import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.media.ffmpeg import ffmpeg_binary
 from extractors.spec import Backbone, BackboneSpec, Encoded
 from extractors.vision.efficientnet import imagenet_classes

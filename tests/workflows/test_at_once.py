@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import workflows.extract_task as task_module
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import DEADLY_TOY, TOY
 from fixtures.media import run_ffmpeg
 from pipeline.cli import main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from extractors.records import Source
+from extractors.storage.records import Source
 from pipeline.core.ledger import Ledger, LedgerRow
 from pipeline.core.ledger_row import format_row
 from workflows.attempts import Attempts, read_attempts

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from extractors.features import Rows
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.loco import LoCo
 from pipeline.core.errors import StoreError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, add_video, noise
@@ -50,7 +50,7 @@ def test_a_value_that_is_not_finite_is_named_before_it_spoils_a_training(
 def test_a_bad_value_far_into_a_long_video_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractors.finite.BLOCK_STEPS", 7)
+    monkeypatch.setattr("extractors.storage.finite.BLOCK_STEPS", 7)
     bad = rows(30)
     bad["audio"][29, 0] = np.nan
     with pytest.raises(StoreError, match="audio is not finite in step 29"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.errors import ConfigError, StoreError
 from tests.fixtures.planted import CLASSES, SPEC, add_video, noise, plant
 from workflows.annotations import load_annotations

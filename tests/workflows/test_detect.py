@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from extractors.audio.yamnet import audioset_classes
-from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
+from extractors.lite_spec import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.media.ffmpeg import ffmpeg_binary
 from extractors.spec import Backbone, Encoded
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.stream import extract_features
 from extractors.vision.efficientnet import imagenet_classes
 from model.checkpoint import Card, load_checkpoint, save_checkpoint

@@ -18,7 +18,7 @@ import pytest
 import workflows.extract as extract_module
 import workflows.extract_task as task_module
 from extractors.registry import BackboneRow
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.stream import extract_features
 from fixtures.backbones import DEADLY_TOY, SLOW_TOY, TOY, toy
 from fixtures.media import run_ffmpeg
@@ -293,7 +293,7 @@ def test_two_deaths_set_a_video_aside(videos: Path, out: Path) -> None:
 def test_a_video_that_another_process_extracts_is_left_to_it(videos: Path, out: Path) -> None:
     FeatureStore.create(out, TOY.spec)
     script = (
-        "import sys\nfrom extractors.store import FeatureStore\n"
+        "import sys\nfrom extractors.storage.store import FeatureStore\n"
         "with FeatureStore.open(sys.argv[1]).claim('green.mp4'):\n"
         "    print('held', flush=True)\n    sys.stdin.read()\n"
     )
@@ -495,7 +495,7 @@ def test_a_video_whose_holder_dies_during_the_run_is_not_left_undone(
     """As a worker that its scheduler has given up, and that is still at the video."""
     FeatureStore.create(out, TOY.spec)
     script = (
-        "import sys, time\nfrom extractors.store import FeatureStore\n"
+        "import sys, time\nfrom extractors.storage.store import FeatureStore\n"
         "with FeatureStore.open(sys.argv[1]).claim('green.mp4'):\n"
         "    print('held', flush=True)\n    time.sleep(600)\n"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import load_checkpoint
 from tests.fixtures.planted import CLASSES, plant
 from tests.workflows.test_train import run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from extractors.lite import LITE
+from extractors.lite_spec import LITE
 from model.checkpoint import Card, save_checkpoint
 from pipeline.core.errors import CheckpointError, EnvironmentFault
 from workflows.bench.memory import MemoryReport, MemoryRun, MemoryTask, measure_memory, tree_bytes

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import pipeline
-from extractors.hf import HfModel, parse_hf_name
-from extractors.hf_files import ModelFolder
-from extractors.hf_hub import HubModel
+from extractors.hf.files import ModelFolder
+from extractors.hf.hub import HubModel
+from extractors.hf.model import HfModel, parse_hf_name
 from extractors.spec import WeightsFile
 from pipeline.core.errors import EnvironmentFault, UsageError
 from tests.workflows.test_open_vocabulary import BACKBONE, PlantedTexts

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from extractors.features import Summary
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from fixtures.backbones import toy
 from pipeline.core.errors import UsageError
 from workflows import pack_along

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import Card, load_checkpoint
 from model.clasp import CLASP
 from model.layers import PointConv1d

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from extractors.features import Features
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import Card
 from model.clasp import CLASP, Activation
 from pipeline.core.errors import CheckpointError

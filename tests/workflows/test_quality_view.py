@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import extractors.registry
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.config import load_recipe
 from pipeline.core.errors import ConfigError, UsageError

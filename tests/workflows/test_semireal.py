@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from extractors.audio.yamnet import audioset_classes
-from extractors.lite import EFFICIENTNET_LITE0, LITE, YAMNET
+from extractors.lite_spec import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.media.ffmpeg import ffmpeg_binary
 from extractors.spec import Backbone, Encoded
 from extractors.vision.efficientnet import imagenet_classes

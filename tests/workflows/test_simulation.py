@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from extractors.registry import backbone_spec, load_backbone
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.windows import WindowGrid
 from pipeline.core.errors import ConfigError, StoreError, UsageError
 from pipeline.core.events import Event

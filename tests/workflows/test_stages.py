@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import extractors.registry
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from pipeline.config import load_recipe
 from pipeline.core.errors import CheckpointError, ConfigError, StoreError, UsageError

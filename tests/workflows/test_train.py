@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import Card, load_checkpoint
 from model.loco import LoCo
 from pipeline.core.errors import PipelineError, UsageError

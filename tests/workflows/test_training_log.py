@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.loco import LoCo
 from pipeline.core.errors import ConfigError, EnvironmentFault
 from pipeline.core.events import Event

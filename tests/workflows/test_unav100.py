@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractors.layouts import LAYOUTS, find_videos
-from extractors.layouts_import import import_features
-from extractors.layouts_video import VideoReader
+from extractors.layouts.importing import import_features
+from extractors.layouts.table import LAYOUTS, find_videos
+from extractors.layouts.video import VideoReader
 from extractors.released import RELEASED
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.cli import main
 from pipeline.config import load_recipe
 from pipeline.core.errors import ConfigError, StoreError, UsageError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.errors import ConfigError
 from tests.fixtures.planted import CLASSES, SPEC, add_video, noise
 from workflows.weak.dataset import WeakDataset

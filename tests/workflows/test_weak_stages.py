@@ -15,7 +15,7 @@ import yaml
 from safetensors.numpy import load_file
 
 import extractors.registry
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import load_network
 from model.clasp import CLASP
 from pipeline.config import load_recipe

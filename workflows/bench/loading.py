@@ -12,7 +12,7 @@ from pathlib import Path
 from extractors.features import Summary
 from extractors.registry import backbone_spec
 from extractors.spec import BackboneSpec
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.events import Event
 from workflows.annotations import VideoLabels
 from workflows.bench.data import PlantedVideos, Sizes, lengths_like_unav100

@@ -24,7 +24,7 @@ from extractors.media.ffmpeg import ffmpeg_binary
 from extractors.media.video import ReaderChoice
 from extractors.registry import BackboneRow
 from extractors.spec import Backbone, BackboneSpec, Encoded, EncoderSpec, Modality, WeightsFile
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.windows import WindowGrid
 from pipeline.core.errors import EnvironmentFault
 from workflows.bench.record import Figure

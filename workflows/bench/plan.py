@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from extractors.feature_file import write_feature_file
 from extractors.features import ARRAY_TYPES, Summary
-from extractors.lite import LITE
-from extractors.packing import SHARD_VIDEOS
-from extractors.records import Record, Source, hash_arrays
+from extractors.lite_spec import LITE
 from extractors.registry import BackboneRow
-from extractors.safetensors_io import TensorSource
 from extractors.shapes import array_shapes
 from extractors.spec import Backbone
-from extractors.store import FeatureStore
+from extractors.storage.feature_file import write_feature_file
+from extractors.storage.packing import SHARD_VIDEOS
+from extractors.storage.records import Record, Source, hash_arrays
+from extractors.storage.safetensors_io import TensorSource
+from extractors.storage.store import FeatureStore
 from pipeline.core.atomic import write_text
 from pipeline.core.errors import EnvironmentFault
 from pipeline.core.ledger import LedgerRow

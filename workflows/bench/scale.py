@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from extractors.packing import SHARD_BYTES, SHARD_VIDEOS
 from extractors.registry import backbone_spec
+from extractors.storage.packing import SHARD_BYTES, SHARD_VIDEOS
 from pipeline.core.errors import UsageError
 from workflows.bench.record import BenchRecord, Figure
 from workflows.bench.speed import DECODE, MODEL, WHOLE

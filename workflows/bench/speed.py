@@ -23,7 +23,7 @@ from extractors.media.video import ReaderChoice, open_video
 from extractors.registry import load_backbone
 from extractors.shapes import row_bytes
 from extractors.spec import Backbone
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from extractors.stream import FeatureStream
 from pipeline.core.errors import EnvironmentFault, MediaError
 from workflows.bench.machine import machine_line

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from extractors.features import Features
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import load_checkpoint
 from model.decoding import decode
 from model.loco import LoCo, Prediction

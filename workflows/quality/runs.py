@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.checkpoint import Card, read_card
 from pipeline.config import load_recipe
 from pipeline.core.errors import ConfigError, PipelineError, UsageError

@@ -20,7 +20,7 @@ import numpy as np
 from extractors.features import Summary
 from extractors.simulated import MARK_LENGTH, simulated_name, simulated_spec
 from extractors.spec import Modality
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import ConfigError
 from pipeline.recipe_fields import Limit, at_least, between, limited

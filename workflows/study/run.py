@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from pipeline.config import load_recipe
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import PipelineError, UsageError

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from workflows.annotations import VideoLabels
 from workflows.dataset import Sample, SplitDataset
 

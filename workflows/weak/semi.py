@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.build import Network
 from model.checkpoint import load_network
 from model.clasp import CLASP

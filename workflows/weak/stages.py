@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from extractors.store import FeatureStore
+from extractors.storage.store import FeatureStore
 from model.build import Network
 from model.checkpoint import Card
 from model.clasp import CLASP

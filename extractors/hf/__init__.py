@@ -1,0 +1,1 @@
+"""Encoders of the ``transformers`` library, from a folder or from the hub."""

@@ -1,0 +1,1 @@
+"""Feature files as the field lays them out, into the store and back."""

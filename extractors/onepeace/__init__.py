@@ -1,0 +1,1 @@
+"""ONE-PEACE: what it is, its layers, and its public checkpoints."""
