@@ -106,6 +106,8 @@ class CLASP(nn.Module):
         keep_repeated: Whether a step chosen globally and locally enters twice.
         anchor_fusion: ``joint``, or each modality's ``own``.
         propagation: ``attention``, ``threshold`` or ``none``.
+        gate: Of propagation, for each ``step`` or each ``channel``.
+        rest: Whether there is an anchor that stands for nothing; see `Propagation`.
         pooling: ``top`` or ``attention``.
         pool_divisor: Steps for each of the steps that ``top`` takes the mean of.
         evidence_weight: Lambda_0, of the classifiers before the modalities meet.
@@ -134,6 +136,8 @@ class CLASP(nn.Module):
         keep_repeated: bool = True,
         anchor_fusion: str = "joint",
         propagation: str = "attention",
+        gate: str = "step",
+        rest: bool = False,
         pooling: str = "top",
         pool_divisor: int = 8,
         evidence_weight: float = 1.0,
@@ -176,7 +180,11 @@ class CLASP(nn.Module):
         self.fuse = AnchorFusion(channels, fusion=anchor_fusion) if anchors != "none" else None
         self.propagate = _each(
             lambda name: Propagation(
-                channels, heads, operator="none" if anchors == "none" else propagation
+                channels,
+                heads,
+                operator="none" if anchors == "none" else propagation,
+                gate=gate,
+                rest=rest,
             )
         )
         self.classify = _each(lambda name: _classifier(channels, classes))

@@ -46,8 +46,9 @@ class DynamicPerception(nn.Module):
 
     For window w with centre c_w, sample k stands at c_w + (1 + s) r_k + o W / 2 with
     r_k = k - (W - 1) / 2, in steps; values between two steps are interpolated linearly. A sample
-    whose interpolated validity is under one half is not seen. The sampled windows, side by side,
-    are attended to by local attention.
+    whose interpolated validity is under one half is not seen, nor is any sample of a window in which
+    nothing exists: the bias alone would choose its place. The sampled windows, side by side, are
+    attended to by local attention.
 
     Args:
         channels: C of the features that the adaptation reads.
@@ -104,8 +105,10 @@ class DynamicPerception(nn.Module):
         steps = query.shape[2]
         if self.adaptation == "query":
             places = self.places(self.adapt, context.query, context.query_valid)
+            exists = valid | context.query_valid
         else:
             places = self.places(self.adapt, context.key, valid)
+            exists = valid
         if self.adapt_value is None:
             both, seen = sample(torch.cat([key, value], dim=-1), valid, places)
             key, value = both.chunk(2, dim=-1)
@@ -115,6 +118,8 @@ class DynamicPerception(nn.Module):
             value, value_seen = sample(value, valid, value_places)
             seen = seen & value_seen
         lack = key.shape[2] - steps
+        chosen = F.pad(exists, (0, lack)).unflatten(1, (-1, self.window)).any(2)
+        seen = seen & chosen.repeat_interleave(self.window, 1)[:, None]
         return self.attend(F.pad(query, (0, 0, 0, lack)), key, value, seen)[:, :, :steps]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from model.layers import ChannelNorm, zero_biases
 
 OPERATORS = ("attention", "threshold", "none")
+GATES = ("step", "channel")
 SCORE_FLOOR = 1e-3  # an anchor of no agreement still has a finite weight
 
 
@@ -26,22 +27,35 @@ class Propagation(nn.Module):
 
     R = softmax(LN(F) Wq (U Wk)^T / sqrt(D) + log(s + 1e-3)) U Wv Wo, H = F + g R with the gate
     g = sigmoid([F ; R] w), then a feed-forward net with residual. The gate lets background refuse
-    the event semantics; without it attention makes every step look like an anchor.
+    the event semantics; without it attention makes every step look like an anchor. A second way to
+    refuse, not of the paper, is an anchor that stands for nothing (``rest``): where no other
+    resembles the step, the weight of the softmax goes there.
 
     Args:
         channels: C.
         heads: H.
         operator: ``attention``; ``threshold`` rectifies and normalises the similarities and drops
             weights under ``0.95 / N``; ``none`` returns the stream (ablation).
+        gate: One for the whole ``step``, or one for each ``channel``.
+        rest: Whether there is one learned anchor more, of full agreement in every video.
         expansion: Width of the feed-forward net over C.
     """
 
     def __init__(
-        self, channels: int, heads: int, *, operator: str = "attention", expansion: int = 4
+        self,
+        channels: int,
+        heads: int,
+        *,
+        operator: str = "attention",
+        gate: str = "step",
+        rest: bool = False,
+        expansion: int = 4,
     ) -> None:
         super().__init__()
         if operator not in OPERATORS:
             raise ValueError(f"unknown propagation {operator!r}: use one of {OPERATORS}")
+        if gate not in GATES:
+            raise ValueError(f"unknown gate {gate!r}: use one of {GATES}")
         if channels % heads:
             raise ValueError(f"{channels} channels do not split into {heads} heads")
         self.heads, self.operator = heads, operator
@@ -51,7 +65,8 @@ class Propagation(nn.Module):
         self.query = nn.Conv1d(channels, channels, 1)
         self.key, self.value = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.out = nn.Conv1d(channels, channels, 1)
-        self.gate = nn.Conv1d(2 * channels, 1, 1)
+        self.gate = nn.Conv1d(2 * channels, channels if gate == "channel" else 1, 1)
+        self.rest = nn.Parameter(0.02 * torch.randn(channels)) if rest else None
         self.norm_feed = ChannelNorm(channels)
         self.feed = nn.Sequential(
             nn.Conv1d(channels, expansion * channels, 1),
@@ -75,13 +90,17 @@ class Propagation(nn.Module):
         """
         if self.operator == "none":
             return stream
+        any_anchor = valid.any(1)[:, None, None]
+        if self.rest is not None:
+            anchors = torch.cat([anchors, self.rest.expand(len(anchors), 1, -1)], 1)
+            valid, score = F.pad(valid, (0, 1), value=True), F.pad(score, (0, 1), value=1.0)
         query = self.query(self.norm(stream)).unflatten(1, (self.heads, -1)).transpose(2, 3)
         key, value = (
             linear(anchors).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for linear in (self.key, self.value)
         )  # (B, H, N, D)
         read = self._read(query, key, value, valid, score)
-        read = self.out(read.transpose(2, 3).flatten(1, 2)) * valid.any(1)[:, None, None]
+        read = self.out(read.transpose(2, 3).flatten(1, 2)) * any_anchor
         gate = self.gate(torch.cat([stream, read], 1)).sigmoid()
         x = stream + gate * read * mask
         return x + self.feed(self.norm_feed(x)) * mask

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workflows.detect import Detector
+    from workflows.detection.run import Detector
 
 
 def load_detector(
@@ -32,7 +32,7 @@ def load_detector(
             a training-free detector is used: events are where picture and sound name the same
             class.
         method: Without a checkpoint, the training-free method by its name; see
-            `workflows.detect.METHODS`.
+            `workflows.detection.run.METHODS`.
         backbone: Without a checkpoint, the encoders; the method's own choice when omitted. Open
             vocabulary takes ``hf:<vision>+<audio>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -52,7 +52,7 @@ def load_detector(
         CheckpointError: The checkpoint cannot be read.
         UsageError: A label is not known to the detector.
     """
-    from workflows.detect import load_detector as load
+    from workflows.detection.run import load_detector as load
 
     return load(
         model,

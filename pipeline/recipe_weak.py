@@ -19,6 +19,7 @@ SELECTIONS = ("bernoulli", "softmax", "l1", "cosine", "product", "confidence", "
 ANCHORS = ("both", "global", "local", "none")
 ANCHOR_FUSIONS = ("joint", "own")
 PROPAGATIONS = ("attention", "threshold", "none")
+GATES = ("step", "channel")
 POOLINGS = ("top", "attention")
 EVENT_TARGETS = ("hard", "weighted", "soft")
 
@@ -38,6 +39,8 @@ class ClaspConfig:
         keep_repeated: Whether a step chosen globally and locally enters twice.
         anchor_fusion: ``joint`` features of both modalities, or each modality's ``own``.
         propagation: How anchors reach all steps: ``attention``, ``threshold`` or ``none``.
+        gate: By which a step refuses what it is told: one number a ``step``, or one a ``channel``.
+        rest: Whether there is one learned anchor more, which stands for nothing.
         pooling: From steps to the video: ``top`` steps or ``attention``.
         pool_divisor: Steps for each of the steps that ``top`` takes the mean of.
         evidence_weight: Of the classifiers before the modalities meet.
@@ -53,6 +56,8 @@ class ClaspConfig:
     keep_repeated: bool = True
     anchor_fusion: str = choice("joint", ANCHOR_FUSIONS)
     propagation: str = choice("attention", PROPAGATIONS)
+    gate: str = choice("step", GATES)
+    rest: bool = False
     pooling: str = choice("top", POOLINGS)
     pool_divisor: int = at_least(8, 1)
     evidence_weight: float = at_least(1.0, 0)

@@ -15,7 +15,7 @@ from workflows.bench.data import PlantedVideos, Sizes
 from workflows.bench.epoch import measure_epoch
 from workflows.bench.precision import measure_precision
 from workflows.bench.speed import make_test_video
-from workflows.extract import extract
+from workflows.extraction.run import extract
 
 pytestmark = [
     pytest.mark.gpu,

@@ -24,7 +24,7 @@ from fixtures.media import run_ffmpeg
 from pipeline.config import load_recipe
 from pipeline.core.errors import ConfigError, MediaError, PipelineError
 from tests.test_architecture import ROOT, SOURCES, module_name
-from workflows.extract import extract
+from workflows.extraction.run import extract
 from workflows.inputs import find_media
 
 # Call -> a keyword that makes it safe, or None where nothing does.

@@ -16,8 +16,8 @@ from pipeline.config import load_recipe
 from pipeline.core.errors import UsageError
 from pipeline.recipe import Recipe
 from workflows.annotations import load_annotations
-from workflows.build import architecture_of
 from workflows.study.file import load_study
+from workflows.training.build import architecture_of
 
 PUBLIC_CLASSES = 100  # of UnAV-100, on which the public systems were counted
 

@@ -11,7 +11,6 @@ from extractors.features import Features
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event, sort_events
 from workflows.annotations import VideoLabels, load_annotations, read_json, refuse_rows
-from workflows.dataset import SplitDataset
 from workflows.matching import list_some, match_ids
 from workflows.metrics import (
     TIOU,
@@ -20,6 +19,7 @@ from workflows.metrics import (
     mean_average_precision,
     whole_video_baseline,
 )
+from workflows.training.dataset import SplitDataset
 
 Predict = Callable[[Features], list[Event]]
 

@@ -9,7 +9,7 @@ from extractors.storage.store import FeatureStore
 from pipeline.core.errors import ConfigError
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations, BadRows, load_annotations
-from workflows.dataset import SplitDataset
+from workflows.training.dataset import SplitDataset
 from workflows.weak.video_labels import load_video_labels
 
 Split = TypeVar("Split", bound=SplitDataset)

@@ -28,13 +28,11 @@ from pipeline.core.events import Detections
 from pipeline.formats import format_writer, write_folder
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
-from workflows.build import build_model, decoding_settings, train_settings
-from workflows.dataset import SplitDataset
+from workflows.detection.predict import Predictor, TrainedDetector
 from workflows.evaluate import evaluate_split, results_json, truth_of
-from workflows.extract import extract
+from workflows.extraction.run import extract
 from workflows.inputs import MediaItem, find_media
 from workflows.metrics import best_threshold
-from workflows.predict import Predictor, TrainedDetector
 from workflows.stage_data import (
     complete,
     describe_training,
@@ -44,7 +42,9 @@ from workflows.stage_data import (
     load_labels,
     plain_split,
 )
-from workflows.train import train
+from workflows.training.build import build_model, decoding_settings, train_settings
+from workflows.training.dataset import SplitDataset
+from workflows.training.loop import train
 from workflows.weak.semi import (
     is_semi_weak,
     semi_weak_labels,

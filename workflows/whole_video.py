@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workflows.dataset import SplitDataset
 from workflows.evaluate import EvaluationReport, score, truth_of
 from workflows.metrics import TIOU, whole_video_baseline
+from workflows.training.dataset import SplitDataset
 
 DECAYS = (1e-3, 1e-2, 1e-1, 1.0)  # strengths of the L2 penalty that are tried
 HELD_OUT = 5  # one training video in so many chooses among them

@@ -214,7 +214,7 @@ def _sounds(args: argparse.Namespace) -> BenchReport:
 
 def _clips(args: argparse.Namespace) -> BenchReport:
     from workflows.bench.clips import measure_clips
-    from workflows.detect import load_detector
+    from workflows.detection.run import load_detector
 
     detector = load_detector(method=args.method)
     return measure_clips(args.folder, detector=detector)

@@ -21,7 +21,7 @@ from pipeline.formats import FORMATS, format_writer, write, write_folder
 
 if TYPE_CHECKING:
     from pipeline.core.events import Detections
-    from workflows.detect import Detector
+    from workflows.detection.run import Detector
     from workflows.inputs import MediaItem
 
 
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Detect in every input; one that fails is reported and the others still done."""
-    from workflows.detect import load_detector
+    from workflows.detection.run import load_detector
     from workflows.inputs import find_media
 
     formats = _formats(args.format, args.out)

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Extract, print the table, and return 1 when a video failed."""
-    from workflows.extract import extract
+    from workflows.extraction.run import extract
 
     report = extract(
         args.inputs,

@@ -35,7 +35,7 @@ from extractors.registry import BACKBONES, BackboneRow
 from extractors.spec import Backbone, Encoded, EncoderSpec
 from workflows.bench.machine import machine_line
 from workflows.bench.speed import make_test_video
-from workflows.extract import extract
+from workflows.extraction.run import extract
 
 SHORTEST_S, LONGEST_S = 4, 10
 

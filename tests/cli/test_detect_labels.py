@@ -19,9 +19,9 @@ from extractors.stream import extract_features
 from extractors.text import load_text_encoder
 from pipeline.cli import main
 from tests.fixtures.hf import WORDS, make_model
-from workflows.open_encoders import load_open_vocabulary
-from workflows.open_vocabulary import OpenVocabularySettings
-from workflows.prompts import (
+from workflows.detection.open_encoders import load_open_vocabulary
+from workflows.detection.open_vocabulary import OpenVocabularySettings
+from workflows.detection.prompts import (
     BACKGROUND_PICTURES,
     BACKGROUND_SOUNDS,
     PICTURE_SENTENCES,

@@ -25,7 +25,7 @@ from fixtures.hf import Models, make_model
 from fixtures.media import Zoo
 from pipeline.cli import main
 from pipeline.core.errors import StoreError
-from workflows.extract import extract
+from workflows.extraction.run import extract
 
 
 def stored(path: Path, name: str, out: Path) -> Features:

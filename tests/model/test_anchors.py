@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.anchors import AnchorFusion, Anchors, arbitrary_scores, select_anchors
@@ -126,9 +127,12 @@ def test_joint_fusion_gives_both_modalities_one_anchor_and_own_fusion_two() -> N
 
 
 @pytest.mark.parametrize("operator", ["attention", "threshold"])
-def test_propagation_reads_valid_anchors_only_and_survives_none(operator: str) -> None:
+@pytest.mark.parametrize(("gate", "rest"), [("step", False), ("step", True), ("channel", False)])
+def test_propagation_reads_valid_anchors_only_and_survives_none(
+    operator: str, gate: str, rest: bool
+) -> None:
     torch.manual_seed(0)
-    module = Propagation(8, 2, operator=operator).eval()
+    module = Propagation(8, 2, operator=operator, gate=gate, rest=rest).eval()
     stream, mask = torch.randn(2, 8, 6), torch.ones(2, 1, 6, dtype=torch.bool)
     anchors, score = torch.randn(2, 5, 8), torch.rand(2, 5)
     valid = torch.tensor([[True, True, False, True, False], [False] * 5])
@@ -152,6 +156,36 @@ def test_anchors_of_no_agreement_hardly_count() -> None:
     first = module(stream, mask, anchors[:, :1], valid[:, :1], torch.ones(1, 1))
     even = module(stream, mask, anchors, valid, torch.ones(1, 2))
     assert (sure - first).abs().max() < 0.02 * (even - first).abs().max().clamp(min=0.05)
+
+
+def read_by(module: Propagation, stream: Tensor) -> Tensor:
+    """What each step reads of one anchor, (1, 8, 6)."""
+    found = []
+    module.out.register_forward_hook(lambda *call: found.append(call[2]))
+    anchors, valid = torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool)
+    module(stream, torch.ones(1, 1, 6, dtype=torch.bool), anchors, valid, torch.ones(1, 1))
+    return found[0]
+
+
+def test_where_an_anchor_stands_for_nothing_no_step_has_to_read_the_others() -> None:
+    torch.manual_seed(0)
+    stream = torch.randn(1, 8, 6)
+    forced = read_by(Propagation(8, 2), stream)
+    assert torch.allclose(forced, forced[..., :1].expand_as(forced), atol=1e-6)
+    free = read_by(Propagation(8, 2, rest=True), stream)
+    assert not torch.allclose(free, free[..., :1].expand_as(free), atol=1e-3)
+
+
+def test_a_gate_for_each_channel_closes_some_and_not_others() -> None:
+    torch.manual_seed(0)
+    stream, mask = torch.randn(1, 8, 6), torch.ones(1, 1, 6, dtype=torch.bool)
+    anchors, valid = torch.randn(1, 2, 8), torch.ones(1, 2, dtype=torch.bool)
+    module = Propagation(8, 2, gate="channel").eval()
+    with torch.no_grad():
+        module.gate.bias.copy_(torch.tensor([-50.0] * 4 + [50.0] * 4))
+        module.feed[2].weight.zero_()
+    changed = module(stream, mask, anchors, valid, torch.ones(1, 2)) - stream
+    assert changed[:, :4].abs().max() < 1e-6 < changed[:, 4:].abs().min()
 
 
 def test_no_propagation_returns_the_stream() -> None:

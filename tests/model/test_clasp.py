@@ -32,6 +32,7 @@ VARIANTS = [
     {"anchor_fusion": "own"},
     {"propagation": "threshold"},
     {"propagation": "none"},
+    {"gate": "channel", "rest": True},
     {"pooling": "attention"},
     {"keep_repeated": False},
 ]
@@ -75,7 +76,7 @@ def test_evidence_of_one_modality_does_not_know_the_other() -> None:
     assert not torch.equal(before["vision"], after["vision"])
 
 
-@pytest.mark.parametrize("value", ["selection", "anchors", "pooling", "propagation"])
+@pytest.mark.parametrize("value", ["selection", "anchors", "pooling", "propagation", "gate"])
 def test_unknown_switches_are_refused(value: str) -> None:
     with pytest.raises(ValueError, match="'nothing'"):
         make(**{value: "nothing"})

@@ -17,6 +17,7 @@ from model.perception import DynamicPerception
 from model.pyramid import FUSIONS
 from model.softnms import interval_iou
 from pipeline.core.errors import ConfigError
+from tests.fixtures.windows import wandering
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # the order of float32 sums differs with the padded length
 
@@ -62,7 +63,7 @@ def levels(prediction: Prediction, video: int, steps: list[int]) -> Tensor:
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("residual", ["query", "kv"])
 def test_a_batch_gives_each_video_what_it_gets_alone(fusion: str, residual: str) -> None:
-    model = small_model(fusion=fusion, residual=residual)
+    model = wandering(small_model(fusion=fusion, residual=residual))
     vision, audio, vision_mask, audio_mask = batch(70, 41, 1)
     audio_mask[0, :20] = False  # sound that starts late
     together = model(vision, audio, vision_mask, audio_mask)
@@ -76,7 +77,7 @@ def test_a_batch_gives_each_video_what_it_gets_alone(fusion: str, residual: str)
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_what_lies_under_the_mask_changes_nothing(fusion: str) -> None:
-    model = small_model(fusion=fusion)
+    model = wandering(small_model(fusion=fusion))
     vision, audio, vision_mask, audio_mask = batch(40)
     vision_mask[:, 25:] = False
     audio_mask[:, :10] = False
@@ -191,7 +192,7 @@ def test_a_stream_keeps_its_own_mask_through_the_pyramid(residual: str) -> None:
     ids=str,
 )
 def test_every_switch_keeps_videos_apart_and_trains(changes: dict[str, Any]) -> None:
-    model = small_model(**changes)
+    model = wandering(small_model(**changes))
     vision, audio, vision_mask, audio_mask = batch(90, 71)  # both longer than the position table
     together = model(vision, audio, vision_mask, audio_mask)
     for video, length in enumerate((90, 71)):

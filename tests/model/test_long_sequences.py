@@ -20,6 +20,7 @@ from model.loco import LoCo
 from model.pyramid import FUSIONS
 from model.sequence import SequenceDetector
 from tests.fixtures.long_videos import CLASSES, SPAN, Planted, train, video
+from tests.fixtures.windows import wandering
 
 PER_SECOND = 4
 MINUTE = 60 * PER_SECOND
@@ -124,6 +125,7 @@ def test_detections_do_not_depend_on_batch_or_padding(fusion: str, longest: int)
         for name, value in model.named_parameters():
             if name.endswith(("drop_attention.scale", "drop_feed.scale")):
                 value.fill_(0.5)
+    wandering(model)
     lengths = (70, 33, 1, 64)
     mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
     vision, audio = torch.randn(4, 12, longest), torch.randn(4, 8, longest)

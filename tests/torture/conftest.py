@@ -9,7 +9,7 @@ import pytest
 from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY
 from fixtures.media import run_ffmpeg
-from workflows.extract import extract
+from workflows.extraction.run import extract
 
 COLOURS = ("lime", "blue", "gray", "white", "orange", "purple")
 

@@ -24,7 +24,7 @@ SCRIPT = """
 import sys
 from fixtures.backbones import SLOW_TOY
 from pipeline.core.errors import PipelineError
-from workflows.extract import extract
+from workflows.extraction.run import extract
 if __name__ == "__main__":
     try:
         report = extract([sys.argv[1]], sys.argv[2], backbone=SLOW_TOY, scheduler=sys.argv[3],

@@ -14,7 +14,7 @@ from extractors.storage.store import FeatureStore
 from fixtures.backbones import TOY
 from tests.torture.processes import ROOT, Cluster, environment, start_extract, wait_for
 from tests.torture.stores import assert_same
-from workflows.extract import extract
+from workflows.extraction.run import extract
 from workflows.schedule import run_tasks
 
 

@@ -27,8 +27,8 @@ from tests.torture.flaky import flaky_folder
 from tests.torture.mounts import SmallDisk, small_disk
 from tests.torture.processes import ROOT, environment
 from tests.torture.stores import assert_same, assert_sound
-from workflows.extract import extract
-from workflows.watchdog import Watchdog
+from workflows.extraction.run import extract
+from workflows.extraction.watchdog import Watchdog
 
 HANGING_TOY = BackboneRow(TOY.spec, load_hanging_toy)
 
@@ -202,7 +202,7 @@ SCRIPT = """
 import sys
 sys.path.append("tests")
 from tests.torture.test_faults import HANGING_TOY
-from workflows.extract import extract
+from workflows.extraction.run import extract
 if __name__ == "__main__":
     report = extract([sys.argv[1]], sys.argv[2], backbone=HANGING_TOY, patience=4.0,
                      scheduler=sys.argv[3], workers=2 if sys.argv[3] == "dask" else None)

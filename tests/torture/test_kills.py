@@ -23,7 +23,7 @@ from tests.torture.processes import (
     wait_for,
 )
 from tests.torture.stores import assert_same
-from workflows.extract import extract
+from workflows.extraction.run import extract
 
 
 def finish(videos: Path, out: Path) -> None:

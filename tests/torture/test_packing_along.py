@@ -14,14 +14,14 @@ from fixtures.backbones import TOY
 from tests.torture import sized
 from tests.torture.processes import ROOT, environment
 from tests.torture.stores import assert_same
-from workflows.extract import extract
+from workflows.extraction.run import extract
 
 SCRIPT = """
 import sys
 from fixtures.backbones import SLOW_TOY
 from extractors.storage import packing
-from workflows import extract as job
-from workflows import pack_along
+from workflows.extraction import run as job
+from workflows.extraction import pack_along
 if __name__ == "__main__":
     pack_along.PACK_EVERY, packing.SHARD_VIDEOS, job.PACK_VIDEOS = 1, 3, 10**6
     sys.exit(job.extract([sys.argv[1]], sys.argv[2], backbone=SLOW_TOY).exit_code)

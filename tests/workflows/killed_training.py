@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 import model.checkpoint
-import workflows.train
+import workflows.training.loop
 from extractors.storage.store import FeatureStore
 from tests.fixtures.planted import CLASSES
 from tests.workflows.test_train import run
 from workflows.annotations import load_annotations
-from workflows.dataset import SplitDataset
+from workflows.training.dataset import SplitDataset
 
 
 def die_at(module: Any, name: str, call: int, *, half: bool) -> None:
@@ -52,11 +52,11 @@ def die_at(module: Any, name: str, call: int, *, half: bool) -> None:
 def arm(moment: str, number: int) -> None:
     """Prepare the death of this process."""
     if moment == "batch":
-        die_at(workflows.train, "train_step", number, half=False)
+        die_at(workflows.training.loop, "train_step", number, half=False)
     elif moment == "state":
-        die_at(workflows.train, "save_file", number, half=True)
+        die_at(workflows.training.loop, "save_file", number, half=True)
     elif moment == "pointer":
-        die_at(workflows.train, "write_json", number, half=False)
+        die_at(workflows.training.loop, "write_json", number, half=False)
     elif moment == "checkpoint":
         die_at(model.checkpoint, "save_file", 2 * number, half=True)  # last, then best
     else:

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
+import workflows
 from extractors.features import Features, Summary
 from extractors.windows import WindowGrid
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.core.events import Event
-from workflows import agreement as module
-from workflows.agreement import AgreementSettings, detect_features, lite_table
-from workflows.joint_classes import JointTable, parse_joint_table
-from workflows.localise import once
+from workflows.detection import agreement
+from workflows.detection.agreement import AgreementSettings, detect_features, lite_table
+from workflows.detection.joint_classes import JointTable, parse_joint_table
+from workflows.detection.localise import once
 
 UNAV_100 = 100
 GRID = WindowGrid()
@@ -77,7 +78,7 @@ def test_every_row_has_names_of_both_nets_and_a_comment(table: JointTable) -> No
 
 
 def test_names_that_say_too_little_are_not_in_the_table() -> None:
-    text = Path(module.__file__).parent.joinpath("data/joint_classes.yaml").read_text("utf-8")
+    text = (Path(workflows.__file__).parent / "data" / "joint_classes.yaml").read_text("utf-8")
     used = {name for row in yaml.safe_load(text)["classes"] for name in row["audio"]}
     vague = {"Animal", "Domestic animals, pets", "Music", "Musical instrument", "Vehicle"}
     assert not used & (vague | {"Speech", "Engine", "Wild animals", "Sound effect"})
@@ -198,7 +199,7 @@ def test_chunks_do_not_show_in_the_result(
     features["audio_scores"][:] = random.random((333, 521)) ** 6
     features["vision_scores"][:] = random.dirichlet(np.full(1000, 0.02), 333)
     whole, curves = detect_features(features)
-    monkeypatch.setattr(module, "CHUNK_STEPS", 50)
+    monkeypatch.setattr(agreement, "CHUNK_STEPS", 50)
     parts, part_curves = detect_features(features)
     assert parts == whole and len(whole) > 0
     assert np.array_equal(part_curves.values, curves.values)

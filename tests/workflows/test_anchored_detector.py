@@ -26,17 +26,18 @@ from pipeline.core.errors import UsageError
 from pipeline.core.events import Event
 from tests.fixtures.backbones import encoder_spec, toy
 from tests.fixtures.texts import DIMS, PlantedTexts, direction
-from workflows import detect, open_encoders
-from workflows.agreement import lite_table
-from workflows.anchored import (
+from workflows.detection import open_encoders
+from workflows.detection import run as detect
+from workflows.detection.agreement import lite_table
+from workflows.detection.anchored import (
     AnchoredDetector,
     AnchoredScorer,
     AnchoredSettings,
     anchors_on_agreement,
     anchors_on_vocabulary,
 )
-from workflows.detect import METHODS, AgreementDetector, load_detector
-from workflows.open_vocabulary import OpenVocabularyDetector
+from workflows.detection.open_vocabulary import OpenVocabularyDetector
+from workflows.detection.run import METHODS, AgreementDetector, load_detector
 from workflows.weak.predict import AGREEMENT
 
 BARK, DOG = 70, 207  # "Bark" of AudioSet, "golden retriever" of ImageNet

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-import workflows.extract_task as task_module
+import workflows.extraction.task as task_module
 from extractors.storage.store import FeatureStore
 from fixtures.backbones import DEADLY_TOY, TOY
 from fixtures.media import run_ffmpeg
 from pipeline.cli import main
 from pipeline.core.ledger import Ledger, LedgerRow
-from workflows.attempts import CRASHES, read_attempts
-from workflows.extract import extract
-from workflows.extract_task import ExtractGroup, ExtractJob
-from workflows.groups import Trials, choose_at_once, group_jobs
+from workflows.extraction.attempts import CRASHES, read_attempts
+from workflows.extraction.groups import Trials, choose_at_once, group_jobs
+from workflows.extraction.run import extract
+from workflows.extraction.task import ExtractGroup, ExtractJob
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("blue", "gray", "lime", "purple", "red", "white")
@@ -77,7 +77,7 @@ def test_so_many_videos_are_open_at_once_and_no_more(
 DEADLY = """
 import sys
 from fixtures.backbones import DEADLY_TOY
-from workflows.extract import extract
+from workflows.extraction.run import extract
 if __name__ == "__main__":
     sys.exit(extract([sys.argv[1]], sys.argv[2], backbone=DEADLY_TOY, at_once=3).exit_code)
 """

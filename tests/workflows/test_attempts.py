@@ -10,7 +10,7 @@ import pytest
 from extractors.storage.records import Source
 from pipeline.core.ledger import Ledger, LedgerRow
 from pipeline.core.ledger_row import format_row
-from workflows.attempts import Attempts, read_attempts
+from workflows.extraction.attempts import Attempts, read_attempts
 
 SOURCE = Source(1, 2, "ab")
 

@@ -15,7 +15,7 @@ from model.loco import LoCo
 from pipeline.core.errors import StoreError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, add_video, noise
 from workflows.annotations import load_annotations
-from workflows.dataset import SplitDataset, collate
+from workflows.training.dataset import SplitDataset, collate
 
 
 def dataset(

@@ -8,7 +8,6 @@ import pytest
 
 from pipeline.cli import build_parser
 from pipeline.commands.bench import KINDS, task_of
-from workflows.agreement import AgreementSettings
 from workflows.bench.clips import ClipsReport
 from workflows.bench.epoch import EpochReport, EpochRow
 from workflows.bench.eval import EvaluationReport
@@ -20,6 +19,7 @@ from workflows.bench.record import BenchRecord, BenchReport
 from workflows.bench.semireal import SemirealReport
 from workflows.bench.sounds import SoundReport, SoundRow
 from workflows.bench.train import StepPlan, StepReport
+from workflows.detection.agreement import AgreementSettings
 
 PASSAGE = Passage(first=0.5, step=0.2, waiting=0.01, cpu=0.3)
 RUN = MemoryRun(media_seconds=10, steps=37, reader="decord", peak_bytes=10**8, wall_seconds=1.0)

@@ -184,6 +184,7 @@ def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
         (recipe_weak.ANCHORS, clasp.SCOPES),
         (recipe_weak.ANCHOR_FUSIONS, anchors.FUSIONS),
         (recipe_weak.PROPAGATIONS, propagation.OPERATORS),
+        (recipe_weak.GATES, propagation.GATES),
         (recipe_weak.POOLINGS, pooling.POOLINGS),
     ):
         assert set(ours) == set(theirs)

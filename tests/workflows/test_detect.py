@@ -24,13 +24,14 @@ from model.sequence import SequenceDetector
 from pipeline.core.errors import MediaError, UsageError
 from pipeline.core.events import Detections, Event
 from tests.fixtures.backbones import toy
-from workflows import detect, predict
-from workflows.agreement import AgreementSettings, lite_table
 from workflows.bench.clips import Clip, ClipsReport, Presence, judge, load_clips, measure_clips
-from workflows.detect import AgreementDetector, load_detector
+from workflows.detection import predict
+from workflows.detection import run as detect
+from workflows.detection.agreement import AgreementSettings, lite_table
+from workflows.detection.piecewise import ActivationTrack, block_of
+from workflows.detection.predict import TrainedDetector
+from workflows.detection.run import AgreementDetector, load_detector
 from workflows.labels import known_labels
-from workflows.piecewise import ActivationTrack, block_of
-from workflows.predict import TrainedDetector
 
 BARK, DOG = 70, 207  # "Bark" of AudioSet, "golden retriever" of ImageNet
 

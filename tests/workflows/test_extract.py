@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import workflows.extract as extract_module
-import workflows.extract_task as task_module
+import workflows.extraction.run as extract_module
+import workflows.extraction.task as task_module
 from extractors.registry import BackboneRow
 from extractors.storage.store import FeatureStore
 from extractors.stream import extract_features
@@ -24,9 +24,9 @@ from fixtures.backbones import DEADLY_TOY, SLOW_TOY, TOY, toy
 from fixtures.media import run_ffmpeg
 from pipeline.core.errors import EnvironmentFault, NothingMatchedError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
-from workflows.extract import ExtractReport, extract
-from workflows.extract_report import ExtractRow
-from workflows.extract_task import ExtractJob, extract_one
+from workflows.extraction.report import ExtractRow
+from workflows.extraction.run import ExtractReport, extract
+from workflows.extraction.task import ExtractJob, extract_one
 
 ROOT = Path(__file__).parents[2]
 CLIPS = {"green.mp4": "lime", "sub/blue.mp4": "blue", "sub/grey.mp4": "gray", "white.mp4": "white"}
@@ -109,7 +109,7 @@ def test_tasks_are_told_paths_that_hold_in_every_folder_and_the_report_says_the_
         told.append(job)
         return extract_one(job)
 
-    monkeypatch.setattr("workflows.extract.extract_one", listen)
+    monkeypatch.setattr("workflows.extraction.run.extract_one", listen)
     monkeypatch.chdir(videos.parent)
     given = Path(videos.name)
     report = run(given, out=Path(out.name), at_once=at_once)
@@ -378,7 +378,7 @@ import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of the background
 sys.path.append("tests")
 from fixtures.backbones import SLOW_TOY
-from workflows.extract import extract
+from workflows.extraction.run import extract
 if __name__ == "__main__":
     scheduler = sys.argv[3]
     workers = 2 if scheduler == "dask" else None

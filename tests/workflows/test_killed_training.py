@@ -15,9 +15,9 @@ from model.checkpoint import load_checkpoint
 from tests.fixtures.planted import CLASSES, plant
 from tests.workflows.test_train import run
 from workflows.annotations import load_annotations
-from workflows.dataset import SplitDataset
-from workflows.train import TrainState
-from workflows.training_log import read_log
+from workflows.training.dataset import SplitDataset
+from workflows.training.log import read_log
+from workflows.training.loop import TrainState
 
 # 4 epochs of 3 batches. Epochs that the state on disk has when the process is gone:
 MOMENTS = {

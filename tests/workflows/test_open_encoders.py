@@ -16,14 +16,15 @@ from extractors.hf.model import HfModel, parse_hf_name
 from extractors.spec import WeightsFile
 from pipeline.core.errors import EnvironmentFault, UsageError
 from tests.workflows.test_open_vocabulary import BACKBONE, PlantedTexts
-from workflows import detect, open_encoders
-from workflows.detect import load_detector
-from workflows.open_encoders import (
+from workflows.detection import open_encoders
+from workflows.detection import run as detect
+from workflows.detection.open_encoders import (
     DEFAULT_BACKBONE,
     DEFAULTS,
     agreement_knows,
     load_open_vocabulary,
 )
+from workflows.detection.run import load_detector
 from workflows.unav100 import class_names
 
 

@@ -19,7 +19,7 @@ from pipeline.core.errors import UsageError
 from pipeline.core.events import Event
 from tests.fixtures.backbones import encoder_spec
 from tests.fixtures.texts import DIMS, PlantedTexts, direction
-from workflows.open_vocabulary import OpenVocabularyDetector, OpenVocabularySettings
+from workflows.detection.open_vocabulary import OpenVocabularyDetector, OpenVocabularySettings
 from workflows.unav100 import class_names
 
 GRID = WindowGrid()
@@ -280,7 +280,7 @@ def test_long_features_are_read_in_chunks_with_the_same_result(
     spans = {"dog barking": (10, 40), "chainsaw": (25, 60)}
     features = planted(heard=spans, seen=spans)
     whole = found(features)
-    monkeypatch.setattr("workflows.open_vocabulary.CHUNK_STEPS", 7)
+    monkeypatch.setattr("workflows.detection.open_vocabulary.CHUNK_STEPS", 7)
     assert found(features) == whole
 
 

@@ -21,7 +21,7 @@ from pipeline.config import load_recipe
 from pipeline.core.errors import CheckpointError, UsageError
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import PLANTED, plant
-from workflows.predict import TrainedDetector
+from workflows.detection.predict import TrainedDetector
 from workflows.stages import run_stages
 
 MODEL = {"channels": 8, "decoder_channels": 8, "unimodal_blocks": 0, "levels": 2,

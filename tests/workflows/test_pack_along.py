@@ -12,11 +12,11 @@ from extractors.features import Summary
 from extractors.storage.store import FeatureStore
 from fixtures.backbones import toy
 from pipeline.core.errors import UsageError
-from workflows import pack_along
-from workflows.extract_report import ExtractRow
-from workflows.extract_task import ExtractJob
-from workflows.groups import Results
-from workflows.pack_along import packing_along
+from workflows.extraction import pack_along
+from workflows.extraction.groups import Results
+from workflows.extraction.pack_along import packing_along
+from workflows.extraction.report import ExtractRow
+from workflows.extraction.task import ExtractJob
 from workflows.schedule import TaskResult
 
 SPEC = toy().spec

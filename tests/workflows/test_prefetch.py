@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workflows.prefetch import prefetch
+from workflows.training.prefetch import prefetch
 
 
 def prefetch_threads() -> list[str]:

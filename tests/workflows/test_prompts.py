@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import UsageError
 from tests.fixtures.texts import PlantedTexts, direction
-from workflows.prompts import (
+from workflows.detection.prompts import (
     BACKGROUND_PICTURES,
     BACKGROUND_SOUNDS,
     MAX_LABELS,

@@ -21,10 +21,10 @@ from pipeline.config import load_recipe
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.report.run_page import render_run_page
 from tests.fixtures.planted import PLANTED, plant
-from workflows.dataset import feature_tensors
 from workflows.quality.measure import deviation_and_means
 from workflows.quality.report import report_runs
 from workflows.stages import run_stages
+from workflows.training.dataset import feature_tensors
 
 SMALL = {
     "backbone": {"name": "planted"},

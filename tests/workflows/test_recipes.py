@@ -26,9 +26,9 @@ from model.perception import DynamicPerception
 from pipeline.cli import main
 from pipeline.config import load_recipe
 from pipeline.recipe import Recipe
-from workflows.build import architecture_of, decoding_settings, train_settings
 from workflows.cost import Sizes, cost_of_recipes, recipes_of_study, shipped_recipe
 from workflows.study.file import load_study
+from workflows.training.build import architecture_of, decoding_settings, train_settings
 
 FULL = ("unav100_onepeace", "unav100_i3d_vggish", "activitynet13_onepeace")
 STUDIES = ("table2a", "table2b", "table2c", "table2d", "table3", "readings")

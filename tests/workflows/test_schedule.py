@@ -121,7 +121,7 @@ def test_a_running_cluster_is_used_by_its_address() -> None:
 
 def test_neither_dask_nor_torch_is_loaded_before_it_is_needed() -> None:
     code = (
-        "import sys, workflows.schedule, workflows.inputs, workflows.extract\n"
+        "import sys, workflows.schedule, workflows.inputs, workflows.extraction.run\n"
         "print([m for m in ('dask', 'distributed', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -317,7 +317,7 @@ def test_an_interrupted_run_goes_on_and_asks_the_teacher_no_second_time(
     trained: Path, planted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(tmp_path, planted, share(0.25))
-    import workflows.train as module
+    import workflows.training.loop as module
 
     save = module._save_epoch
 

@@ -13,7 +13,6 @@ from extractors.spec import Backbone, Encoded
 from extractors.vision.efficientnet import imagenet_classes
 from extractors.windows import WindowGrid
 from pipeline.core.errors import NothingMatchedError
-from workflows.agreement import AgreementSettings, lite_table
 from workflows.bench.semireal import (
     SCORERS,
     Kit,
@@ -24,6 +23,7 @@ from workflows.bench.semireal import (
     make_timelines,
     score_curve,
 )
+from workflows.detection.agreement import AgreementSettings, lite_table
 
 TRUTH = Truth(
     audio={"dog": ["dog barking"], "lion": ["lions roaring"], "rain": ["raining"]},

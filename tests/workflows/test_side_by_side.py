@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-import workflows.watchdog as watchdog_module
+import workflows.extraction.watchdog as watchdog_module
 from extractors.interruption import check_interruption, interrupted_by, result_of
 from extractors.media.process import WatchedProcess
-from workflows.side_by_side import run_side_by_side
-from workflows.watchdog import Watchdog
+from workflows.extraction.side_by_side import run_side_by_side
+from workflows.extraction.watchdog import Watchdog
 
 
 def wait_until_interrupted(_: object = None) -> None:

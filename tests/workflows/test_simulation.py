@@ -17,7 +17,6 @@ from pipeline.core.errors import ConfigError, StoreError, UsageError
 from pipeline.core.events import Event
 from tests.fixtures.annotated import write_annotations
 from workflows.annotations import load_annotations
-from workflows.dataset import SplitDataset
 from workflows.simulation.make import Simulation, SimulationSettings, choose_videos, simulate
 from workflows.simulation.video import (
     GAP_S,
@@ -33,6 +32,7 @@ from workflows.simulation.video import (
     video_rows,
 )
 from workflows.simulation.world import GROUP_SHARE, make_world
+from workflows.training.dataset import SplitDataset
 from workflows.whole_video import evaluate_whole_video
 
 TINY = SimulationSettings(train=6, validation=2, test=3, vision_dim=10, audio_dim=8, noise=1.0)

@@ -20,8 +20,8 @@ from pipeline.config import load_recipe
 from pipeline.core.errors import CheckpointError, ConfigError, StoreError, UsageError
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import CLASSES, PLANTED, SPEC, add_video, noise, plant
+from workflows.detection.predict import TrainedDetector
 from workflows.evaluate import evaluate_file
-from workflows.predict import TrainedDetector
 from workflows.stages import run_stages
 
 SMALL = {

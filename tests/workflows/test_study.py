@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import workflows.study.run
-import workflows.train
+import workflows.training.loop
 from pipeline.cli import main
 from pipeline.core.errors import ConfigError, PipelineError, UsageError
 from pipeline.core.locks import LockFile
@@ -247,13 +247,13 @@ def test_a_killed_run_goes_on_to_the_same_scores(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = workflows.train._save_epoch
+    real = workflows.training.loop._save_epoch
 
     def kill(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflows.train, "_save_epoch", kill)
+    monkeypatch.setattr(workflows.training.loop, "_save_epoch", kill)
     with pytest.raises(KeyboardInterrupt):
         run_study(small, tmp_path, device="cpu")
     monkeypatch.undo()

@@ -19,8 +19,9 @@ from model.loco import LoCo
 from pipeline.core.errors import PipelineError, UsageError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, plant
 from workflows.annotations import load_annotations
-from workflows.dataset import SplitDataset
-from workflows.train import (
+from workflows.training.dataset import SplitDataset
+from workflows.training.log import read_log
+from workflows.training.loop import (
     TrainSettings,
     TrainState,
     batches,
@@ -28,7 +29,6 @@ from workflows.train import (
     parameter_groups,
     train,
 )
-from workflows.training_log import read_log
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(

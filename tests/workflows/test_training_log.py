@@ -17,9 +17,8 @@ from pipeline.core.events import Event
 from tests.fixtures.planted import CLASSES, plant
 from tests.workflows.test_train import ARCHITECTURE, CARD, CPU, SETTINGS, stop_after
 from workflows.annotations import load_annotations
-from workflows.dataset import SplitDataset
-from workflows.train import TrainState, train
-from workflows.training_log import (
+from workflows.training.dataset import SplitDataset
+from workflows.training.log import (
     EVENT_FOLDER,
     LOG_COLUMNS,
     EpochMeter,
@@ -27,6 +26,7 @@ from workflows.training_log import (
     window_columns,
     write_log,
 )
+from workflows.training.loop import TrainState, train
 
 SHORT = replace(SETTINGS, epochs=2, warmup_epochs=0)
 

@@ -21,9 +21,9 @@ from pipeline.core.errors import ConfigError, StoreError, UsageError
 from workflows.annotations import load_annotations
 from workflows.cost import shipped_recipe
 from workflows.data_check import check_annotations
-from workflows.extract import extract
+from workflows.detection.predict import TrainedDetector
+from workflows.extraction.run import extract
 from workflows.feature_check import check_files, check_store
-from workflows.predict import TrainedDetector
 from workflows.stages import run_stages
 from workflows.unav100 import SUBSETS, check_unav100, class_names
 

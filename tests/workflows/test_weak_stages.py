@@ -21,7 +21,7 @@ from model.clasp import CLASP
 from pipeline.config import load_recipe
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import AUDIO_DIM, PLANTED, SPEC, VISION_DIM, add_video, noise
-from workflows.predict import TrainedDetector
+from workflows.detection.predict import TrainedDetector
 from workflows.stages import run_stages
 from workflows.weak.predict import AGREEMENT
 
@@ -189,7 +189,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
     whole = recipe_of(tmp_path / "whole", store, labels, "optim.epochs=3")
     run_stages(whole, stage="train", device="cpu")
     broken = recipe_of(tmp_path / "broken", store, labels, "optim.epochs=3")
-    import workflows.train as module
+    import workflows.training.loop as module
 
     save, saved = module._save_epoch, []
 

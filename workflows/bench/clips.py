@@ -17,7 +17,7 @@ import yaml
 from pipeline.core.errors import NothingMatchedError
 from pipeline.core.events import Detections, Event
 from workflows.bench.record import Figure
-from workflows.detect import Detector, load_detector
+from workflows.detection.run import Detector, load_detector
 
 TABLE = "real_clips.yaml"
 ALWAYS = (0.0, float("inf"))

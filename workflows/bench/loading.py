@@ -20,9 +20,9 @@ from workflows.bench.machine import machine_line
 from workflows.bench.record import Figure
 from workflows.bench.stopwatch import Stopwatch, load_line
 from workflows.bench.train import StepPlan, bench_model, bench_settings
-from workflows.dataset import Batch, SplitDataset
-from workflows.prefetch import prefetch
-from workflows.train import TrainSettings, TrainState, batches, start_training, train_step
+from workflows.training.dataset import Batch, SplitDataset
+from workflows.training.loop import TrainSettings, TrainState, batches, start_training, train_step
+from workflows.training.prefetch import prefetch
 
 LABELS = ("one", "two", "three")
 BOUND = 1.05  # a step from the store may take so much of a step from memory

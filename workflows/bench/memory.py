@@ -28,7 +28,7 @@ from extractors.storage.store import FeatureStore
 from extractors.windows import WindowGrid
 from pipeline.core.errors import EnvironmentFault
 from workflows.bench.record import Figure
-from workflows.extract import extract
+from workflows.extraction.run import extract
 
 SAMPLE_S = 0.05
 BOUND = 1.1  # the long file's share of the short one's memory that is promised
@@ -231,7 +231,9 @@ def _extract(path: str, backbone: str, reader: str, model: str) -> dict[str, Any
 
 
 def _detect(path: str, backbone: str, reader: str, model: str) -> dict[str, Any]:
-    from workflows.detect import load_detector  # torch would hide what plain extraction takes
+    from workflows.detection.run import (
+        load_detector,  # torch would hide what plain extraction takes
+    )
 
     detector = load_detector(
         model or None, backbone=backbone, device="cpu", reader=cast(ReaderChoice, reader)

@@ -31,12 +31,12 @@ from extractors.storage.store import FeatureStore
 from pipeline.core.atomic import write_text
 from pipeline.core.errors import EnvironmentFault
 from pipeline.core.ledger import LedgerRow
-from workflows.attempts import read_attempts
 from workflows.bench.machine import machine_line
 from workflows.bench.memory import tree_bytes
 from workflows.bench.record import Figure
 from workflows.bench.stopwatch import Stopwatch, load_line, peak_bytes
-from workflows.extract import extract
+from workflows.extraction.attempts import read_attempts
+from workflows.extraction.run import extract
 from workflows.inputs import find_media
 
 STEP_S = 1.0

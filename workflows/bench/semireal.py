@@ -24,12 +24,12 @@ from extractors.registry import load_backbone
 from extractors.windows import WindowGrid
 from model.agreement import log_odds
 from pipeline.core.events import Event
-from workflows.agreement import AgreementScorer, AgreementSettings
-from workflows.anchored import AnchoredScorer, AnchoredSettings
 from workflows.bench.record import Figure
 from workflows.bench.semireal_kit import Floats, Kit, load_kit
-from workflows.joint_classes import JointTable, load_joint_table
-from workflows.joint_scan import RowScorer
+from workflows.detection.agreement import AgreementScorer, AgreementSettings
+from workflows.detection.anchored import AnchoredScorer, AnchoredSettings
+from workflows.detection.joint_classes import JointTable, load_joint_table
+from workflows.detection.joint_scan import RowScorer
 
 TABLE = "semireal.yaml"
 PARTS = 6  # stretches in a made timeline
@@ -71,7 +71,7 @@ class SemirealReport:
         vision_fit: Slope, midpoint in uninformed shares, and exponent of a group's size.
         curve: Smallest score, precision, recall and F at tIoU 0.3.
         settings: Settings that the curve was made with.
-        method: The detector of the curve, by its name in `workflows.detect.METHODS`.
+        method: The detector of the curve, by its name in `workflows.detection.run.METHODS`.
         min_score: What the detector takes for the smallest score by itself.
     """
 

@@ -23,11 +23,11 @@ from model.loco import LoCo, Prediction
 from pipeline.core.events import Event
 from pipeline.recipe import Recipe
 from workflows.annotations import load_annotations
-from workflows.build import decoding_settings
-from workflows.dataset import SplitDataset, feature_tensors
+from workflows.detection.predict import events_of
 from workflows.evaluate import evaluate_split
 from workflows.metrics import Scores
-from workflows.predict import events_of
+from workflows.training.build import decoding_settings
+from workflows.training.dataset import SplitDataset, feature_tensors
 
 
 def evaluate_late(recipe: Recipe, checkpoints: Sequence[Path]) -> Scores:

@@ -25,7 +25,7 @@ from pipeline.core.events import Event
 from workflows.annotations import load_annotations
 from workflows.demo.data import DemoData, DemoSize, make_demo_data
 from workflows.demo.late import evaluate_late
-from workflows.extract import extract
+from workflows.extraction.run import extract
 from workflows.progress import Progress
 from workflows.schedule import core_count, run_tasks
 from workflows.stages import run_stages

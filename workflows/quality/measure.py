@@ -20,13 +20,13 @@ from model.similarity import cross_similarity
 from model.windows import watch_windows
 from pipeline.core.events import Event, sort_events
 from pipeline.report.run_view import SimilarityView, WindowView
-from workflows.build import decoding_settings
-from workflows.dataset import feature_tensors
-from workflows.predict import Predictor
+from workflows.detection.predict import Predictor
 from workflows.progress import Progress
 from workflows.quality.runs import Run
 from workflows.quality.shift import Shares, mean_shares, shift_sound
 from workflows.quality.windows import WindowTally
+from workflows.training.build import decoding_settings
+from workflows.training.dataset import feature_tensors
 
 
 @dataclass(frozen=True, slots=True)

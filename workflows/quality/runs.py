@@ -15,9 +15,9 @@ from pipeline.core.events import Event
 from pipeline.recipe import Recipe
 from pipeline.report.run_view import ScoreView
 from workflows.annotations import BadRows, load_annotations, read_json
-from workflows.dataset import SplitDataset
-from workflows.predict import MIN_SCORE
-from workflows.training_log import read_log
+from workflows.detection.predict import MIN_SCORE
+from workflows.training.dataset import SplitDataset
+from workflows.training.log import read_log
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def threshold(self) -> float:
-        """Score from which on people are shown its events; see `workflows.predict`."""
+        """Score from which on people are shown its events; see `workflows.detection.predict`."""
         known = self.card.metrics.get("threshold") if self.card else None
         return known or MIN_SCORE
 

@@ -20,13 +20,13 @@ from pipeline.core.atomic import write_json
 from pipeline.core.errors import PipelineError, UsageError
 from pipeline.core.locks import LockFile
 from workflows.annotations import load_annotations
-from workflows.dataset import SplitDataset
 from workflows.progress import Progress
 from workflows.schedule import run_tasks
 from workflows.simulation.make import simulate
 from workflows.study.file import Study
 from workflows.study.table import StudyRow, StudyTable
 from workflows.study.trial import Trial, run_trial
+from workflows.training.dataset import SplitDataset
 from workflows.whole_video import evaluate_whole_video
 
 RESULT = "result.json"  # of a run that ended, for tables

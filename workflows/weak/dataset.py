@@ -11,7 +11,7 @@ from torch import Tensor
 
 from extractors.storage.store import FeatureStore
 from workflows.annotations import VideoLabels
-from workflows.dataset import Sample, SplitDataset
+from workflows.training.dataset import Sample, SplitDataset
 
 
 class WeakDataset(SplitDataset):

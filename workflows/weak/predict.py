@@ -19,8 +19,8 @@ from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from model.localisation import SequenceActivation, VideoActivation
 from pipeline.core.events import Curves, Event
-from workflows.localise import once, segment_events
-from workflows.piecewise import PLAIN_CURVES, block_of, stored_blocks
+from workflows.detection.localise import once, segment_events
+from workflows.detection.piecewise import PLAIN_CURVES, block_of, stored_blocks
 
 AGREEMENT = "agreement of sound and picture"
 

@@ -25,7 +25,7 @@ from pipeline.core.errors import CheckpointError, ConfigError
 from pipeline.core.events import Event
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations, BadRows, VideoLabels, load_annotations
-from workflows.predict import predictor_of
+from workflows.detection.predict import predictor_of
 from workflows.stage_data import few_segments
 from workflows.weak.dataset import WeakDataset
 from workflows.weak.predict import WeakPredictor

@@ -18,9 +18,9 @@ from pipeline.core.events import Event
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
 from workflows.bounds import Bounds, measure_bounds
-from workflows.build import localisation_settings
-from workflows.dataset import SplitDataset
 from workflows.evaluate import EvaluationReport, evaluate_split
+from workflows.training.build import localisation_settings
+from workflows.training.dataset import SplitDataset
 from workflows.weak.dataset import WeakDataset
 from workflows.weak.predict import WeakPredictor
 from workflows.weak.video_metrics import video_precision

@@ -1,7 +1,7 @@
 """The training-free detector: an event is where sound and picture name the same class.
 
-Scores of the two embedded nets are joined to classes by the table of `workflows.joint_classes`,
-calibrated, and handed to the mathematics of `model.agreement`.
+Scores of the two embedded nets are joined to classes by the table of
+`workflows.detection.joint_classes`, calibrated, and handed to the mathematics of `model.agreement`.
 
 Shapes: T steps, C joint classes.
 """
@@ -21,8 +21,8 @@ from model.activation import Recipe
 from model.agreement import calibrate, log_odds
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Event
-from workflows.joint_activation import JointActivation
-from workflows.joint_classes import JointTable, load_joint_table
+from workflows.detection.joint_activation import JointActivation
+from workflows.detection.joint_classes import JointTable, load_joint_table
 
 CHUNK_STEPS = 4096  # steps whose scores are in memory at once: 17 minutes, some 12 MB
 

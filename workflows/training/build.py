@@ -16,7 +16,7 @@ from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
-from workflows.train import TrainSettings
+from workflows.training.loop import TrainSettings
 from workflows.weak.predict import LocalisationSettings
 
 

@@ -14,7 +14,7 @@ from extractors.windows import WindowGrid
 from model.activation import Recipe, segments_from_activation, smooth
 from model.agreement import FloatArray, agreement
 from pipeline.core.events import Curves, Event
-from workflows.localise import once, segment_events
+from workflows.detection.localise import once, segment_events
 
 SPARE_CURVES = 3  # strongest classes without an event that still get a curve
 SPARE_CURVE_PEAK = 0.2

@@ -24,9 +24,9 @@ from model.activation import Recipe
 from model.zero_shot import TextSpace, text_probabilities
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Detections, Event
-from workflows.joint_activation import JointActivation
-from workflows.joint_scan import scan_video
-from workflows.prompts import (
+from workflows.detection.joint_activation import JointActivation
+from workflows.detection.joint_scan import scan_video
+from workflows.detection.prompts import (
     BACKGROUND_PICTURES,
     BACKGROUND_SOUNDS,
     PICTURE_SENTENCES,
@@ -69,7 +69,7 @@ class Vocabulary:
     """Labels and what competes with them, in the spaces of both encoders.
 
     Args:
-        labels: As `workflows.prompts.free_labels` returns them.
+        labels: As `workflows.detection.prompts.free_labels` returns them.
         text: Text side of each encoder; each is let go before the next is loaded.
         competitors: See `OpenVocabularySettings`.
         prior: Probability of a label before anything is heard or seen.
@@ -137,7 +137,7 @@ class OpenVocabularyScorer:
 
 
 class OpenVocabularyDetector:
-    """Detector on raw files for labels in free text; see `workflows.detect.Detector`.
+    """Detector on raw files for labels in free text; see `workflows.detection.run.Detector`.
 
     Args:
         backbone: Loaded, with encoders that share spaces with texts.

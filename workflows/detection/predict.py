@@ -26,8 +26,8 @@ from model.loco import LoCo
 from model.sequence import SequenceDetector
 from pipeline.core.errors import CheckpointError
 from pipeline.core.events import Curves, Detections, Event, sort_events
+from workflows.detection.piecewise import PLAIN_CURVES, ActivationTrack, block_of, stored_blocks
 from workflows.labels import known_labels
-from workflows.piecewise import PLAIN_CURVES, ActivationTrack, block_of, stored_blocks
 from workflows.weak.predict import LocalisationSettings, WeakPredictor
 
 MIN_SCORE = 0.1  # what people are shown of a model whose card names no threshold
@@ -145,7 +145,7 @@ class Scan:
 
 
 class TrainedDetector:
-    """Detector on raw files with a trained checkpoint; see `workflows.detect.Detector`.
+    """Detector on raw files with a trained checkpoint; see `workflows.detection.run.Detector`.
 
     The backbone is loaded with the first raw file; features from a store need none.
 

@@ -16,9 +16,9 @@ from extractors.spec import HF_PREFIX, MODALITIES, Modality
 from extractors.text import TextEncoder, load_text_encoder
 from extractors.weights.watch import OnStandardError, Watcher
 from pipeline.core.errors import EnvironmentFault
-from workflows.agreement import lite_table
-from workflows.open_vocabulary import OpenVocabularyDetector, OpenVocabularySettings
-from workflows.prompts import free_labels, says_the_same
+from workflows.detection.agreement import lite_table
+from workflows.detection.open_vocabulary import OpenVocabularyDetector, OpenVocabularySettings
+from workflows.detection.prompts import free_labels, says_the_same
 
 
 @dataclass(frozen=True, slots=True)

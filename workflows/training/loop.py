@@ -26,16 +26,16 @@ from model.loco import Losses
 from model.perception import WindowAdaptation
 from pipeline.core.atomic import atomic_path, clean_temporaries, write_json
 from pipeline.core.errors import PipelineError, UsageError
-from workflows.dataset import Batch, SplitDataset, collate
-from workflows.precision import autocast, compiled, in_float32
-from workflows.prefetch import prefetch
-from workflows.training_log import (
+from workflows.training.dataset import Batch, SplitDataset, collate
+from workflows.training.log import (
     EpochMeter,
     EventFiles,
     learned_values,
     window_columns,
     write_log,
 )
+from workflows.training.precision import autocast, compiled, in_float32
+from workflows.training.prefetch import prefetch
 
 LEFTOVER_AGE_S = 3600.0  # half-written files of a killed run; writing one takes seconds
 LOSS_TERMS = ("classes", "intervals", "correspondence", "evidence", "smoothness")  # as printed

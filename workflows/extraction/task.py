@@ -23,11 +23,11 @@ from extractors.stream import FeatureStream
 from extractors.weights.network import network
 from pipeline.core.errors import EnvironmentFault, MediaError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
-from workflows.extract_report import BUSY, ExtractRow
+from workflows.extraction.report import BUSY, ExtractRow
+from workflows.extraction.side_by_side import run_side_by_side
+from workflows.extraction.store_faults import is_disk_fault
+from workflows.extraction.watchdog import PATIENCE_S, Watchdog
 from workflows.schedule import TaskResult, guarded
-from workflows.side_by_side import run_side_by_side
-from workflows.store_faults import is_disk_fault
-from workflows.watchdog import PATIENCE_S, Watchdog
 
 _loading = threading.Lock()  # of what a process has once, for whichever thread comes first
 

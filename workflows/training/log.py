@@ -22,7 +22,7 @@ from model.perception import DynamicPerception
 from model.windows import ChosenWindows, watch_windows
 from pipeline.core.atomic import write_text
 from pipeline.core.errors import ConfigError, EnvironmentFault
-from workflows.dataset import Sample, SplitDataset, collate
+from workflows.training.dataset import Sample, SplitDataset, collate
 
 LOG_COLUMNS = (
     "epoch", "loss", "classes", "intervals", "correspondence", "lr", "sigma", "temperature",

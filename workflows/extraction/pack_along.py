@@ -8,8 +8,8 @@ from contextlib import closing, contextmanager, suppress
 
 from extractors.storage.store import FeatureStore
 from pipeline.core.errors import StoreError
-from workflows.extract_task import ExtractJob
-from workflows.groups import Results
+from workflows.extraction.groups import Results
+from workflows.extraction.task import ExtractJob
 
 PACK_EVERY = 4096  # videos of this run after which small files are joined
 

@@ -11,8 +11,8 @@ from extractors.spec import BackboneSpec
 from extractors.storage.store import FeatureStore
 from pipeline.core.errors import MediaError, PipelineError
 from pipeline.core.ledger import LedgerRow
-from workflows.attempts import CRASHES, Attempts, read_attempts
-from workflows.extract_report import ExtractRow, Plan
+from workflows.extraction.attempts import CRASHES, Attempts, read_attempts
+from workflows.extraction.report import ExtractRow, Plan
 from workflows.inputs import MediaItem
 from workflows.progress import Progress
 
@@ -30,7 +30,7 @@ def make_plan(
     Args:
         items: What the user named.
         store: The store; None where there is none yet.
-        overwrite: See `workflows.extract.extract`, as for the others.
+        overwrite: See `workflows.extraction.run.extract`, as for the others.
         retry_failed: As above.
         limit: As above.
 

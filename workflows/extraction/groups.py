@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractors.storage.store import FeatureStore
-from workflows.attempts import CRASHES, Attempts, read_attempts
-from workflows.extract_report import ExtractRow
-from workflows.extract_task import ExtractGroup, ExtractJob
+from workflows.extraction.attempts import CRASHES, Attempts, read_attempts
+from workflows.extraction.report import ExtractRow
+from workflows.extraction.task import ExtractGroup, ExtractJob
 from workflows.schedule import TaskResult
 
 GPU_AT_ONCE = 4  # one decodes as fast as one core can, which a GPU waits for

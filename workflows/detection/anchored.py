@@ -29,13 +29,13 @@ from model.pieces import Pieces
 from model.pooling import top_mean
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Detections, Event
-from workflows.agreement import AgreementScorer, AgreementSettings
-from workflows.joint_classes import JointTable
-from workflows.joint_scan import scan_video
+from workflows.detection.agreement import AgreementScorer, AgreementSettings
+from workflows.detection.joint_classes import JointTable
+from workflows.detection.joint_scan import scan_video
+from workflows.detection.localise import once, segment_events
+from workflows.detection.open_vocabulary import OpenVocabularyDetector
+from workflows.detection.piecewise import BLOCK_STEPS, PLAIN_CURVES
 from workflows.labels import known_labels
-from workflows.localise import once, segment_events
-from workflows.open_vocabulary import OpenVocabularyDetector
-from workflows.piecewise import BLOCK_STEPS, PLAIN_CURVES
 from workflows.weak.predict import AGREEMENT
 
 Probabilities = Callable[[Rows], tuple[FloatArray, FloatArray]]
@@ -144,7 +144,7 @@ class AnchoredScorer:
 class AnchoredDetector:
     """Detector on raw files with anchors on scores that need no training.
 
-    See `workflows.detect.Detector`.
+    See `workflows.detection.run.Detector`.
 
     Args:
         backbone: Loaded.

@@ -28,24 +28,24 @@ from pipeline.core.errors import (
     UsageError,
 )
 from pipeline.core.ledger import LedgerRow
-from workflows.attempts import CRASHES
-from workflows.extract_plan import estimate, make_plan, reason_of
-from workflows.extract_report import BUSY, ExtractReport, ExtractRow
-from workflows.extract_task import (
+from workflows.extraction.attempts import CRASHES
+from workflows.extraction.groups import Results, Trials, choose_at_once, group_jobs, results_of_jobs
+from workflows.extraction.pack_along import packing_along
+from workflows.extraction.plan import estimate, make_plan, reason_of
+from workflows.extraction.report import BUSY, ExtractReport, ExtractRow
+from workflows.extraction.side_by_side import run_side_by_side
+from workflows.extraction.store_faults import disk_fault, is_disk_fault, told
+from workflows.extraction.task import (
     ExtractGroup,
     ExtractJob,
     extract_group,
     extract_one,
     meets_every_video,
 )
-from workflows.groups import Results, Trials, choose_at_once, group_jobs, results_of_jobs
+from workflows.extraction.watchdog import PATIENCE_S
 from workflows.inputs import MediaItem, find_media
-from workflows.pack_along import packing_along
 from workflows.progress import Progress
 from workflows.schedule import TaskResult, local_gpus, run_tasks
-from workflows.side_by_side import run_side_by_side
-from workflows.store_faults import disk_fault, is_disk_fault, told
-from workflows.watchdog import PATIENCE_S
 
 SETTLE_S = 2.0  # for workers that were given up to end
 PACK_VIDEOS = 64  # small files from which on it is worth joining them into shards

@@ -19,13 +19,13 @@ from extractors.weights.network import network
 from model.build import METHODS as TRAINED_METHODS
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Detections
-from workflows.agreement import AgreementScorer, AgreementSettings
-from workflows.joint_classes import JointTable, load_joint_table
-from workflows.joint_scan import scan_video
+from workflows.detection.agreement import AgreementScorer, AgreementSettings
+from workflows.detection.joint_classes import JointTable, load_joint_table
+from workflows.detection.joint_scan import scan_video
 from workflows.labels import known_labels
 
 if TYPE_CHECKING:
-    from workflows.open_vocabulary import OpenVocabularyDetector
+    from workflows.detection.open_vocabulary import OpenVocabularyDetector
 
 
 class Detector(Protocol):
@@ -143,7 +143,7 @@ def load_detector(
         EnvironmentFault: Weights, ffmpeg or the device are missing on this machine.
     """
     if model is not None:
-        from workflows.predict import TrainedDetector
+        from workflows.detection.predict import TrainedDetector
 
         detector = TrainedDetector(
             Path(model),
@@ -192,7 +192,11 @@ def _load_agreement(wanted: Wanted) -> Detector:
 
 
 def _load_clasp(wanted: Wanted) -> Detector:
-    from workflows.anchored import AnchoredSettings, anchors_on_agreement, anchors_on_vocabulary
+    from workflows.detection.anchored import (
+        AnchoredSettings,
+        anchors_on_agreement,
+        anchors_on_vocabulary,
+    )
 
     settings = AnchoredSettings()
     if wanted.min_score is not None:
@@ -220,7 +224,7 @@ def _nets_with_classes(wanted: Wanted, *, method: str) -> tuple[Backbone, JointT
 
 
 def _open_vocabulary(wanted: Wanted) -> OpenVocabularyDetector:
-    from workflows.open_encoders import load_open_vocabulary
+    from workflows.detection.open_encoders import load_open_vocabulary
 
     return load_open_vocabulary(
         wanted.labels,

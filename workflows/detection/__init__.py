@@ -1,0 +1,1 @@
+"""From a media file, or its features, to events, whatever the detector."""

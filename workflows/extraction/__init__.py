@@ -1,0 +1,1 @@
+"""From media files to a store of features: planned, run under faults, reported."""
