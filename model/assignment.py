@@ -31,11 +31,43 @@ def matches(points: Points, segments: Tensor) -> Tensor:
     )
 
 
-def add_nearest(match: Tensor, points: Points, segments: Tensor) -> Tensor:
+def answering(
+    points: Points,
+    segments: Sequence[Tensor],
+    *,
+    valid: Tensor | None = None,
+    force_nearest: bool = False,
+) -> Tensor:
+    """Which points answer for which events of several videos: (P, N), the events of all in one row.
+
+    Args:
+        points: The pyramid's points.
+        segments: For each video (N, 2).
+        valid: (B, P) points that exist in each video; None for all.
+        force_nearest: See `assign_batch`.
+    """
+    events = torch.cat(list(segments))
+    match = matches(points, events)
+    exists = None if valid is None else valid[owners(segments)].T
+    if exists is not None:
+        match = match & exists
+    return add_nearest(match, points, events, exists=exists) if force_nearest else match
+
+
+def add_nearest(
+    match: Tensor, points: Points, segments: Tensor, *, exists: Tensor | None = None
+) -> Tensor:
     """Give every event without a point the nearest one of a level that answers for its length.
 
-    Events shorter than a step may lie between two points. The nearest point may lie outside of
-    such an event; its distance to the far end is then the only one that is not 0.
+    Events shorter than a step may lie between two points, and events at the end of a video behind
+    the last one. The nearest point may lie outside of such an event; its distance to the far end
+    is then the only one that is not 0.
+
+    Args:
+        match: (P, N) from `matches`.
+        points: The pyramid's points.
+        segments: (N, 2).
+        exists: (P, N) points of each event's video; None for all.
     """
     lost = (~match.any(0)).nonzero()[:, 0]
     if len(lost) == 0:
@@ -43,10 +75,13 @@ def add_nearest(match: Tensor, points: Points, segments: Tensor) -> Tensor:
     start, end = segments[lost].unbind(1)
     far = torch.maximum(points.times[:, None] - start, end - points.times[:, None])
     fits = (far >= points.low[:, None]) & (far <= points.high[:, None])
+    if exists is not None:
+        fits &= exists[:, lost]
     offset = (points.times[:, None] - (start + end) / 2).abs()
     nearest = offset.masked_fill(~fits, torch.inf).argmin(0)
+    found = fits.any(0)
     match = match.clone()
-    match[nearest, lost] = True
+    match[nearest[found], lost[found]] = True
     return match
 
 
@@ -77,6 +112,7 @@ def assign_batch(
     labels: Sequence[Tensor],
     *,
     classes: int,
+    valid: Tensor | None = None,
     force_nearest: bool = False,
     class_aware: bool = True,
 ) -> tuple[Tensor, Tensor]:
@@ -90,6 +126,7 @@ def assign_batch(
         segments: For each video (N, 2) start and end in steps; N may be 0.
         labels: For each video (N,) class numbers.
         classes: K.
+        valid: (B, P) points that exist in each video: no other answers for an event; None for all.
         force_nearest: Give events that no point answers for the nearest point; the public code
             leaves them out.
         class_aware: Whether each class has distances of its own. Without, all classes of a point
@@ -109,9 +146,7 @@ def assign_batch(
         return target, distance
     _check_classes(kinds, classes)
     video = owners(segments)
-    match = matches(points, events)
-    if force_nearest:
-        match = add_nearest(match, points, events)
+    match = answering(points, segments, valid=valid, force_nearest=force_nearest)
     if not class_aware:
         match, shortest = _only_shortest(match, events, video, videos=shape[0])
     point, event = match.nonzero(as_tuple=True)
@@ -143,8 +178,7 @@ def count_missed(points: Points, segments: Sequence[Tensor], valid: Tensor) -> i
         segments: For each video (N, 2).
         valid: (B, P) points that exist in each video.
     """
-    answered = matches(points, torch.cat(list(segments))) & valid[owners(segments)].T
-    return int((~answered.any(0)).sum())
+    return int((~answering(points, segments, valid=valid).any(0)).sum())
 
 
 def _check_classes(labels: Tensor, classes: int) -> None:

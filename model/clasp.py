@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from model.anchors import AnchorFusion, arbitrary_scores, select_anchors
 from model.attention import Block
-from model.embedding import Embedding
+from model.embedding import Embedding, own_lengths
 from model.evidence import MEASURES, agreement_score
 from model.heads import PRIOR_LOGIT
-from model.loco import UnimodalBlocks, own_lengths
+from model.loco import UnimodalBlocks
 from model.mixing import GlobalAttention
 from model.pooling import POOLINGS, AttentivePooling, top_mean
 from model.propagation import Propagation

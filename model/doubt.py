@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.assignment import add_nearest, matches, owners
+from model.assignment import answering, owners
 from model.points import Points
 
 EVENT_TARGETS = ("hard", "weighted", "soft")
@@ -98,6 +98,7 @@ def doubt_points(
     doubts: Sequence[Doubt],
     *,
     classes: int,
+    valid: Tensor | None = None,
     nearest: bool = False,
 ) -> PointDoubt:
     """Targets and weights of all points.
@@ -114,13 +115,11 @@ def doubt_points(
         labels: For each video (N,) class numbers.
         doubts: One a video.
         classes: K.
+        valid: (B, P) points that exist in each video; None for all.
         nearest: ``force_nearest`` of `assign_batch`.
     """
     shape = (len(segments), len(points.times), classes)
-    events = torch.cat(list(segments))
-    match = matches(points, events)
-    if nearest:
-        match = add_nearest(match, points, events)
+    match = answering(points, segments, valid=valid, force_nearest=nearest)
     point, event = match.nonzero(as_tuple=True)
     place = _place(owners(segments)[event], point, torch.cat(list(labels))[event], shape)
 

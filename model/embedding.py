@@ -87,3 +87,9 @@ class Embedding(nn.Module):
                 row = F.pad(row, (0, steps - length))
             rows.append(row)
         return torch.cat(rows)
+
+
+def own_lengths(mask: Tensor) -> Tensor:
+    """Steps of each video up to its last valid one; (B, T) in, (B,) out."""
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (mask * place).amax(1)

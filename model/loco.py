@@ -18,7 +18,7 @@ from model.assignment import assign_batch, count_missed
 from model.attention import Block
 from model.correspondence import Correspondence
 from model.doubt import Doubt, doubt_points
-from model.embedding import Embedding
+from model.embedding import Embedding, own_lengths
 from model.heads import Decoder, Heads
 from model.losses import (
     INTERVALS,
@@ -333,14 +333,19 @@ class LoCo(nn.Module):
             labels: For each video (N,) class numbers.
             doubts: For each video how far this is believed; entirely, when omitted.
         """
-        target, distance = self.targets(prediction.points, segments, labels)
         valid = prediction.mask
+        target, distance = self.targets(prediction.points, segments, labels, valid)
         positive = (target > 0) & valid[..., None]
         doubt, positives = None, positive.any(-1).sum()
         if doubts is not None:
-            points, nearest = prediction.points, self.force_nearest
             doubt = doubt_points(
-                points, segments, labels, doubts, classes=self.classes, nearest=nearest
+                prediction.points,
+                segments,
+                labels,
+                doubts,
+                classes=self.classes,
+                valid=valid,
+                nearest=self.force_nearest,
             )
             target = doubt.target
             positives = (doubt.interval_weight * positive).amax(-1).sum()  # as many as they weigh
@@ -380,20 +385,15 @@ class LoCo(nn.Module):
         )
 
     def targets(
-        self, points: Points, segments: list[Tensor], labels: list[Tensor]
+        self, points: Points, segments: list[Tensor], labels: list[Tensor], valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Class targets (B, P, K) and distances (B, P, K, 2) of a batch."""
+        """Class targets (B, P, K) and distances (B, P, K, 2) of a batch, on the points it has."""
         return assign_batch(
             points,
             segments,
             labels,
             classes=self.classes,
+            valid=valid,
             force_nearest=self.force_nearest,
             class_aware=self.class_aware,
         )
-
-
-def own_lengths(mask: Tensor) -> Tensor:
-    """Steps of each video up to its last valid one; (B, T) in, (B,) out."""
-    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return (mask * place).amax(1)

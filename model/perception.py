@@ -46,9 +46,9 @@ class DynamicPerception(nn.Module):
 
     For window w with centre c_w, sample k stands at c_w + (1 + s) r_k + o W / 2 with
     r_k = k - (W - 1) / 2, in steps; values between two steps are interpolated linearly. A sample
-    whose interpolated validity is under one half is not seen, nor is any sample of a window in which
-    nothing exists: the bias alone would choose its place. The sampled windows, side by side, are
-    attended to by local attention.
+    whose interpolated validity is under one half is not seen, nor is any sample of a window in
+    which nothing exists: the bias alone would choose its place. The sampled windows, side by side,
+    are attended to by local attention.
 
     Args:
         channels: C of the features that the adaptation reads.

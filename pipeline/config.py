@@ -181,7 +181,7 @@ class YamlReader:
             self.problems.append(f"--set {text}: is not of the form section.key=value")
             return
         try:
-            parsed = yaml.safe_load(raw)
+            parsed = yaml.safe_load(raw) if raw.strip() else ""
         except yaml.YAMLError as error:
             self.problems.append(f"--set {text}: no valid value: {_first_line(error)}")
             return

@@ -173,6 +173,7 @@ class _Check:
         self.ids: dict[str, dict[int, str]] = {}  # label -> id -> where it was first seen
         self._without: dict[str, str] = {}  # label without an id -> where
         self._duplicates = 0
+        self._clipped = 0
 
     def database(self) -> dict[str, Any]:
         twice: list[str] = []
@@ -237,6 +238,7 @@ class _Check:
         if wrong:
             self.problems.append(f"{where}: segment [{start:g}, {end:g}] of {label!r} {wrong}")
             return
+        self._clipped += duration is not None and end > duration
         event = Event(start, end if duration is None else min(end, float(duration)), label, 1.0)
         if any(_same(event, other) for other in events):
             self._duplicates += 1
@@ -253,6 +255,11 @@ class _Check:
 
     def classes(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Names of the classes and their ids in the file, by number."""
+        if self._clipped:
+            self.notes.append(
+                f"{self._clipped} rows of {self.path} end up to {DURATION_SLACK_S:g} s after their "
+                "video and were cut to its end"
+            )
         if self._duplicates:
             self.notes.append(
                 f"{self._duplicates} rows of {self.path} repeat another (same label, ends within "

@@ -133,22 +133,32 @@ def score(
 
 
 def evaluate_split(
-    data: SplitDataset, predict: Predict, *, tiou: Sequence[float] = TIOU
+    data: SplitDataset,
+    predict: Predict,
+    *,
+    tiou: Sequence[float] = TIOU,
+    notes: Sequence[str] = (),
 ) -> tuple[EvaluationReport, dict[str, list[Event]]]:
     """Detect in every video of a split and score the result.
+
+    Args:
+        data: The split.
+        predict: The detector.
+        tiou: Thresholds.
+        notes: What is to be known of the annotations, such as rows that were left out.
 
     Returns:
         The report, and the events of each video.
     """
     predictions = predict_split(data, predict)
     durations = {id: data.features(id).summary.duration for id in data.ids}
-    missing = data.describe_missing()
+    said = [*notes, data.describe_missing(), *data.describe_changed()]
     report = score(
         truth_of(data.videos),
         predictions,
         durations,
         tiou=tiou,
-        notes=[missing] if missing else [],
+        notes=[note for note in said if note],
     )
     return report, predictions
 

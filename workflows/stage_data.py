@@ -106,8 +106,4 @@ def describe_training(recipe: Recipe, data: SplitDataset) -> str:
     lost = data.unreachable(recipe.model.levels)
     if lost:
         text += f"; {lost} are too short for any point of the pyramid to answer for them"
-    if data.dropped:
-        text += f"; {data.dropped} start after the end of their video and were dropped"
-    if data.clipped:
-        text += f"; {data.clipped} end after the end of their video and were clipped"
-    return text
+    return "; ".join([text, *data.describe_changed()])

@@ -246,11 +246,13 @@ def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
     card.check_classes(labels.classes)
     model = model.to(chosen)
     if isinstance(model, CLASP):
-        report, predictions, bounds = evaluate_weak(recipe, model, card, data)
+        report, predictions, bounds = evaluate_weak(recipe, model, card, data, labels.notes)
         metrics, table = weak_metrics(report, bounds), bounds.format_table()
     else:
         predict = Predictor(model, card, settings=decoding_settings(recipe))
-        report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou)
+        report, predictions = evaluate_split(
+            data, predict, tiou=recipe.eval.tiou, notes=labels.notes
+        )
         metrics, table = report.to_json(), ""
     write_json(recipe.output.folder / "metrics.json", metrics)
     write_json(recipe.output.folder / "predictions.json", results_json(predictions), indent=None)

@@ -123,3 +123,32 @@ def test_levels_share_the_lengths_out_among_them() -> None:
         event = torch.tensor([[31.0 - length / 2, 31.0 + length / 2]])
         levels = POINTS.strides[matches(POINTS, event)[:, 0]].unique()
         assert len(levels) in (1, 2)  # the larger distance of its points runs from half to whole
+
+
+@pytest.mark.parametrize("class_aware", [True, False])
+def test_points_in_padding_answer_for_nothing(class_aware: bool) -> None:
+    """An event in the last half second may lie behind the last step of its video."""
+    steps = 19
+    valid = torch.cat([POINTS.times[None] < steps, torch.ones(1, len(POINTS.times)) > 0])
+    segments = [torch.tensor([[18.2, 19.4], [2.0, 9.0]])] * 2
+    labels = [torch.tensor([0, 1])] * 2
+    options = {"classes": CLASSES, "class_aware": class_aware, "valid": valid}
+    left_out, _ = assign_batch(POINTS, segments, labels, **options)
+    assert not left_out[~valid].any()
+    assert left_out[0].any(0).tolist()[:2] == [False, True]
+    assert left_out[1].any(0).tolist()[:2] == [True, True], "19 exists in the other video"
+    forced, distance = assign_batch(POINTS, segments, labels, **options, force_nearest=True)
+    assert not forced[~valid].any()
+    place = forced[0, :, 0].nonzero().flatten().tolist()
+    assert [POINTS.times[point] for point in place] == [18.0]
+    assert forced.any(1)[:, :2].all()
+    assert distance[0, place[0], 0].tolist() == pytest.approx([0.0, 1.4])
+
+
+def test_an_event_of_a_video_without_points_stays_without_one() -> None:
+    nothing = torch.zeros(1, len(POINTS.times), dtype=torch.bool)
+    target, _ = assign_batch(
+        POINTS, [torch.tensor([[1.0, 4.0]])], [torch.tensor([0])],
+        classes=CLASSES, valid=nothing, force_nearest=True,
+    )  # fmt: skip
+    assert not target.any()

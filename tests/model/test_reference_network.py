@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from model.attention import Block
 from model.decoding import decode
-from model.embedding import Embedding
+from model.embedding import Embedding, own_lengths
 from model.heads import Heads
-from model.loco import Prediction, own_lengths
+from model.loco import Prediction
 from model.mixing import GlobalAttention
 from model.points import make_points
 from model.pyramid import Pyramid

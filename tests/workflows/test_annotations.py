@@ -84,6 +84,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
 def test_a_rounded_duration_is_no_mistake_and_the_end_is_clipped(tmp_path: Path) -> None:
     labels = load_annotations(write(tmp_path, row(8, 10.3)))
     assert labels.videos["clip"].events[0].end == 10.0
+    assert "1 rows" in labels.notes[0] and "were cut to its end" in labels.notes[0]
 
 
 def test_bad_rows_can_be_left_out_and_are_counted(tmp_path: Path) -> None:

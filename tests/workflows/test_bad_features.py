@@ -15,6 +15,7 @@ from model.loco import LoCo
 from pipeline.core.errors import StoreError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, add_video, noise
 from workflows.annotations import load_annotations
+from workflows.evaluate import evaluate_split
 from workflows.training.dataset import SplitDataset, collate
 
 
@@ -94,3 +95,15 @@ def test_missing_modalities_leave_loss_and_gradients_finite(
     gradients = [value.grad for value in model.parameters() if value.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_what_was_left_out_of_the_truth_stands_beside_the_score(tmp_path: Path) -> None:
+    data = dataset(tmp_path, rows(20), (1.0, 2.0), (3.0, 8.0))
+    end = data.features("clip").summary.duration
+    assert 3.0 < end < 7.0
+    report, _ = evaluate_split(data, lambda features: [], notes=["13 bad rows were left out"])
+    assert report.to_json()["notes"] == [
+        "13 bad rows were left out",
+        "1 events end after what was extracted of their video",
+    ]
+    assert "note: 13 bad rows were left out" in report.format_table()

@@ -122,6 +122,11 @@ def test_overrides_win_and_their_paths_start_at_the_current_folder(
     assert loaded.eval.tiou == (0.5, 0.7)
 
 
+def test_nothing_behind_the_equals_sign_is_an_empty_text(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, GOOD), overrides=["data.validation="]).data.validation == ""
+    assert "--set optim.lr: '' is not a number" in problems(tmp_path, GOOD, "optim.lr=")
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -27,7 +27,9 @@ from workflows.training.loop import (
     batches,
     learning_rate,
     parameter_groups,
+    start_training,
     train,
+    train_step,
 )
 
 CPU = torch.device("cpu")
@@ -211,6 +213,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_iteration(
     with pytest.raises(PipelineError, match=r"the loss is nan at iteration 0 \(epoch 1\)"):
         train(model, data, settings=SETTINGS, output=tmp_path, card=CARD, device=CPU)
     assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(data: SplitDataset) -> None:
+    model = fresh()
+    model.head.scale.register_hook(lambda gradient: gradient * float("inf"))
+    state = start_training(model, SETTINGS)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with pytest.raises(PipelineError, match=r"the gradient is .* though the loss is"):
+        train_step(state, next(batches(data, SETTINGS, epoch=0)), SETTINGS)
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(data: SplitDataset, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, report=stop_after(2))
+    place = tmp_path / "state.json"
+    saved = json.loads(place.read_text())
+    del saved["settings"]["window_lr"]
+    place.write_text(json.dumps(saved))
+    assert run(data, tmp_path, resume=True).epoch == SETTINGS.epochs
 
 
 def test_batches_depend_on_seed_and_epoch_alone(data: SplitDataset) -> None:

@@ -89,6 +89,11 @@ def test_untrained_windows_are_base_windows(data: SplitDataset) -> None:
     with torch.no_grad():
         model.pyramid.vision[1].mixer.adapt.regress.bias[:2] = 1.0  # doubled, in one of two blocks
     assert window_columns(model, data, device=CPU)["window_size_2"] == pytest.approx(1.5)
+    with torch.no_grad():
+        model.pyramid.vision[1].mixer.adapt.regress.bias[:2] = -3.0  # as long, but backwards
+    row = window_columns(model, data, device=CPU)
+    assert row["window_size_2"] == pytest.approx(1.5)
+    assert row["window_backwards_2"] == pytest.approx(0.5)
 
 
 def test_a_model_without_dynamic_windows_has_no_such_columns(

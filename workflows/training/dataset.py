@@ -207,6 +207,15 @@ class SplitDataset:
         count, total = len(self.missing), len(self.missing) + len(self.ids)
         return f"{count} of {total} annotated videos have no features: {list_some(self.missing)}"
 
+    def describe_changed(self) -> list[str]:
+        """What became of events that do not fit to what was extracted of their video."""
+        said = []
+        if self.dropped:
+            said.append(f"{self.dropped} events start after the end of their video: left out")
+        if self.clipped:
+            said.append(f"{self.clipped} events end after what was extracted of their video")
+        return said
+
     def crops(self, max_steps: int) -> list[str]:
         """Ids as one epoch shows them: a video n times as long as ``max_steps`` comes n times."""
         return [id for id in self.ids for _ in range(max(1, self._steps[id] // max_steps))]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from model.build import Network
 from model.loco import LoCo
@@ -73,7 +74,9 @@ def learned_values(model: Network) -> dict[str, float]:
 
 @torch.no_grad()
 def window_columns(model: Network, data: SplitDataset, *, device: torch.device) -> dict[str, float]:
-    """Mean size and mean absolute offset of the windows on each level, in base windows.
+    """Mean length and mean absolute offset of the windows on each level, in base windows.
+
+    A window whose size fell below 0 runs backwards; its length counts like that of any other.
 
     Taken on the first videos of the split, uncropped up to ``model.max_seq_len``; draws no random
     number, so that it does not change the training.
@@ -84,8 +87,8 @@ def window_columns(model: Network, data: SplitDataset, *, device: torch.device) 
         device: Of the model.
 
     Returns:
-        ``window_size_l`` and ``window_offset_l`` for each level l from 1; none without dynamic
-        windows.
+        ``window_size_l``, ``window_offset_l`` and ``window_backwards_l``, the share of windows that
+        run backwards, for each level l from 1; none without dynamic windows.
     """
     if not isinstance(model, LoCo):
         return {}
@@ -98,8 +101,10 @@ def window_columns(model: Network, data: SplitDataset, *, device: torch.device) 
     row = {}
     for level in range(model.levels):
         chosen = [entry for entry in found if entry.level == level]
-        row[f"window_size_{level + 1}"] = _mean(chosen, "size")
-        row[f"window_offset_{level + 1}"] = _mean(chosen, "offset")
+        sizes, offsets = _values(chosen, "size"), _values(chosen, "offset")
+        row[f"window_size_{level + 1}"] = float(sizes.abs().mean())
+        row[f"window_offset_{level + 1}"] = float(offsets.abs().mean())
+        row[f"window_backwards_{level + 1}"] = float((sizes < 0).float().mean())
     return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
@@ -114,13 +119,13 @@ def _beginning(sample: Sample, steps: int) -> Sample:
     )
 
 
-def _mean(chosen: Sequence[ChosenWindows], name: str) -> float:
-    """Mean over heads and valid windows of all blocks, in base windows."""
-    values = []
-    for entry in chosen:
-        value = getattr(entry, name).abs() if name == "offset" else getattr(entry, name)
-        values.append(value.transpose(1, 2)[entry.valid].flatten() / entry.base)
-    return float(torch.cat(values).mean())
+def _values(chosen: Sequence[ChosenWindows], name: str) -> Tensor:
+    """Of all heads and valid windows of all blocks, in base windows."""
+    values = [
+        getattr(entry, name).transpose(1, 2)[entry.valid].flatten() / entry.base
+        for entry in chosen
+    ]
+    return torch.cat(values)
 
 
 def write_log(path: Path, history: Sequence[Mapping[str, float]]) -> None:

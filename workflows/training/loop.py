@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,12 @@ def train_step(state: TrainState, batch: Batch, settings: TrainSettings) -> dict
         )
     losses.total.backward()
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), settings.clip or math.inf)
+    if not norm.isfinite():  # one step with it, and weights, checkpoint and state are lost
+        raise PipelineError(
+            f"the gradient is {norm.item()} at iteration {state.iteration} "
+            f"(epoch {state.epoch + 1}), though the loss is {losses.total.item():.4g}",
+            hint="lower optim.lr, or continue from the last epoch with train.precision=fp32",
+        )
     state.optimiser.step()
     _update_average(state, settings)
     return {**losses.terms(), "gradient_norm": norm.item()}
@@ -372,7 +378,10 @@ def _restore(state: TrainState, output: Path, identity: Mapping[str, Any]) -> No
     if not place.exists():
         return
     saved = json.loads(place.read_text(encoding="utf-8"))
-    changed = [name for name, value in identity.items() if saved["settings"].get(name) != value]
+    # A setting that the run was made before has the value that changes nothing.
+    usual = {entry.name: entry.default for entry in fields(TrainSettings)}
+    made_with = {name: saved["settings"].get(name, usual.get(name)) for name in identity}
+    changed = [name for name, value in identity.items() if made_with[name] != value]
     if changed:
         raise UsageError(
             f"the run in {output} was made with other values of {', '.join(changed)}",

@@ -5,7 +5,7 @@ Shapes: K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,11 @@ def video_validator(
 
 
 def evaluate_weak(
-    recipe: Recipe, model: CLASP, card: Card, data: SplitDataset
+    recipe: Recipe, model: CLASP, card: Card, data: SplitDataset, notes: Sequence[str]
 ) -> tuple[EvaluationReport, dict[str, list[Event]], Bounds]:
     """Score a trained CLASP on segments, with the bounds that give its scores a meaning."""
     predict = WeakPredictor(model, card, settings=localisation_settings(recipe))
-    report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou)
+    report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou, notes=notes)
     bounds = measure_bounds(recipe.data.annotations, subset=recipe.data.test, tiou=recipe.eval.tiou)
     return report, predictions, bounds
 
