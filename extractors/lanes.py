@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from extractors.buffer import SlidingBuffer
 from extractors.media.blocks import OpenPicture, OpenSound
+from extractors.media.gaps import Gap
 from extractors.spec import (
     AudioEncoder,
     Encoded,
@@ -39,26 +40,25 @@ class Lane(Protocol):
     @property
     def reach(self) -> float:
         """Second up to which windows can be answered; the decoded end once the lane is over."""
-        ...
 
     @property
     def over(self) -> bool:
         """Whether nothing more can be pulled."""
-        ...
 
     @property
     def failure(self) -> MediaError | None:
         """Why the decoder gave up; None where it did not."""
-        ...
 
     @property
     def reader(self) -> str:
         """Name of the reader, with the reason of a fallback; "" before the first pull."""
-        ...
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without a decoded frame, all up to `reach` among them."""
 
     def pull(self) -> None:
         """Take one more block from the decoder."""
-        ...
 
     def encode(self, first: int, mask: NDArray[np.bool_]) -> Encoded:
         """Features of the steps ``first`` + 0 .. n-1; what only they needed is forgotten.
@@ -70,7 +70,6 @@ class Lane(Protocol):
         Returns:
             (n, D) embeddings and (n, K) class scores.
         """
-        ...
 
 
 class PictureLane:
@@ -115,6 +114,11 @@ class PictureLane:
         """Name of the reader, with the reason of a fallback."""
         reason = self._source.fallback_reason
         return f"{self._source.reader} ({reason})" if reason else self._source.reader
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without a decoded frame."""
+        return self._source.gaps
 
     def _decode(self) -> None:
         """Append one block of frames, or learn that there are no more."""
@@ -284,6 +288,11 @@ class SoundLane:
     def reader(self) -> str:
         """Name of the reader."""
         return self._source.reader
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without decoded sound."""
+        return self._source.gaps
 
     def pull(self) -> None:
         """Decode one block."""

@@ -16,6 +16,16 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.coverage import (
+    Heard,
+    Hole,
+    SpanCheck,
+    check_span,
+    hole_note,
+    holes,
+    is_steady,
+    step_mask,
+)
 from extractors.features import ARRAY_TYPES, Features, Rows, Summary, concatenate_rows
 from extractors.interruption import check_interruption
 from extractors.lanes import ClipLane, FrameLane, Lane, SoundLane
@@ -30,8 +40,6 @@ from pipeline.core.errors import MediaError
 BATCH_SIZE = 32  # frames or sound windows that a net is given at once
 BATCH_WINDOWS = 8  # of pictures that a net is given at once: they fill an accelerator's batch
 CHUNK_STEPS = 32  # steps that are handed on at once: 8 s on the default grid
-COMPLETE = 0.99  # decoded share of a stream's promised span below which a result is partial
-
 OVERRUN_S = 1.0  # past the promised duration: more is a wrong promise, less a last frame or packet
 
 NOUNS: dict[Modality, str] = {"vision": "picture", "audio": "audio"}
@@ -55,7 +63,7 @@ class FeatureStream:
 
     Iterate it once; then `summary` says how long the file turned out to be and what was missing.
     A missing stream, or one that cannot be decoded while the other can, gives rows of zeros whose
-    mask is False, and a note.
+    mask is False, and a note; so do holes (`extractors.coverage`).
 
     The number of steps is `WindowGrid.steps` of a duration: the promised one where every stream was
     decoded to at least 0.99 of its promise; the decoded end where one ends earlier, where the file
@@ -181,8 +189,7 @@ class FeatureStream:
         reach = min((lane.reach for lane in lanes.values() if not lane.over), default=0.0)
         if self._info.duration is not None and not self._overruns(lanes):
             reach = min(reach, self._info.duration)
-        grid = self._grid
-        return max(0, (grid.frame_count(reach) - grid.window) // grid.stride + 1)
+        return self._grid.whole_steps(reach)
 
     def _overruns(self, lanes: dict[Modality, Lane]) -> bool:
         """Whether a stream goes on so far past the promised duration that this must be wrong."""
@@ -200,7 +207,8 @@ class FeatureStream:
             scores: NDArray[Any] | None = np.zeros((count, spec.classes), np.float32)
             if modality in lanes:
                 lane = lanes[modality]
-                mask = self._grid.mask(first + count, lane.start, lane.reach, duration)[first:]
+                heard, lost = self._heard(lanes, modality), self._holes(lanes, modality)
+                mask = step_mask(self._grid, first, count, heard, lost, duration)
                 answer = lane.encode(first, mask)
                 embeddings, scores = answer.embeddings, answer.scores
                 self._check(modality, first, embeddings, scores)
@@ -213,6 +221,15 @@ class FeatureStream:
             for name in ARRAY_TYPES
             if name in rows
         }
+
+    def _heard(self, lanes: dict[Modality, Lane], modality: Modality) -> Heard:
+        lane = lanes[modality]
+        steady = is_steady(self._stream(modality))
+        return Heard(lane.start, lane.reach, lane.over, lane.gaps, steady)
+
+    def _holes(self, lanes: dict[Modality, Lane], modality: Modality) -> tuple[Hole, ...]:
+        other = next((name for name in lanes if name != modality), None)
+        return holes(self._heard(lanes, modality), other and self._heard(lanes, other))
 
     def _check(self, modality: Modality, first: int, *arrays: NDArray[Any] | None) -> None:
         for array in arrays:
@@ -232,7 +249,12 @@ class FeatureStream:
         if not any(ends.values()):
             raise self._nothing_decoded(lanes)
         checks = {
-            modality: _check_span(self._stream(modality), ends[modality], float(self._grid.fps))
+            modality: check_span(
+                self._stream(modality),
+                ends[modality],
+                float(self._grid.fps),
+                self._holes(lanes, modality),
+            )
             for modality in lanes
         }
         complete = all(check.complete for check in checks.values())
@@ -267,7 +289,7 @@ class FeatureStream:
         self,
         lanes: dict[Modality, Lane],
         ends: dict[Modality, float],
-        checks: dict[Modality, _SpanCheck],
+        checks: dict[Modality, SpanCheck],
     ) -> tuple[str, ...]:
         notes = []
         for modality in MODALITIES:
@@ -277,10 +299,12 @@ class FeatureStream:
                 continue
             failure = lanes[modality].failure
             promised = self._stream(modality).end
+            if lost := hole_note(noun, checks[modality].holes):
+                notes.append(lost)
             if ends[modality] == 0:
                 reason = f": {failure.reason}" if failure else ""
                 notes.append(f"the {noun} cannot be decoded{reason}")
-            elif not checks[modality].complete and promised is not None:
+            elif checks[modality].short and promised is not None:
                 notes.append(
                     f"{noun} ends at {ends[modality]:.1f} s, "
                     f"the container promises {promised:.1f} s"
@@ -323,29 +347,6 @@ def extract_features(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _SpanCheck:
-    """Decoded share of a stream's promised span, and whether it is as good as all of it."""
-
-    coverage: float
-    complete: bool
-
-
 def _decoded_end(lane: Lane) -> float:
     """Second up to which a finished lane has data; 0 where nothing came."""
     return lane.reach if lane.reach > lane.start else 0.0
-
-
-def _check_span(stream: VideoStream | AudioStream, end: float, fps: float) -> _SpanCheck:
-    """Compare what was decoded with what the container promises.
-
-    Less than one frame of the grid is never missed: packets of sound and the last frame's time on
-    screen are not promised more exactly than that.
-    """
-    if end == 0:
-        return _SpanCheck(0.0, complete=False)
-    if stream.end is None:
-        return _SpanCheck(1.0, complete=True)
-    span = stream.end - stream.start
-    coverage = 1.0 if span <= 0 else min(1.0, max(0.0, (end - stream.start) / span))
-    return _SpanCheck(coverage, coverage >= COMPLETE or stream.end - end <= 1 / fps)

@@ -36,20 +36,26 @@ class WindowGrid:
         window: Picture samples that one step covers.
         stride: Picture samples from one step to the next.
         sample_rate: Sound samples per second; a step and a stride are whole numbers of them.
+        lookahead: Picture samples that must follow a window for its step to be counted. The
+            extractor behind UnAV-100's features wants one, for the flow out of the last frame.
 
     Raises:
-        ValueError: A value is not positive, or a window is not a whole number of sound samples.
+        ValueError: A value is not positive (``lookahead``: negative), or a window is not a whole
+            number of sound samples.
     """
 
     fps: Fraction = Fraction(16)
     window: int = 16
     stride: int = 4
     sample_rate: int = 16_000
+    lookahead: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", Fraction(self.fps))
         if self.fps <= 0 or self.window < 1 or self.stride < 1 or self.sample_rate < 1:
             raise ValueError(f"fps, window, stride and sample_rate must be positive: {self}")
+        if self.lookahead < 0:
+            raise ValueError(f"lookahead={self.lookahead} is negative")
         for name, frames in (("window", self.window), ("stride", self.stride)):
             if (frames * self.sample_rate / self.fps).denominator != 1:
                 raise ValueError(
@@ -84,10 +90,18 @@ class WindowGrid:
     def steps(self, duration: float) -> int:
         """Number of steps of a video of ``duration`` seconds.
 
-        floor((floor(fps * duration) - window) / stride) + 1, and 1 for anything shorter than a
-        window, so that no video is without a step (the missing rest of that window is padding).
+        `whole_steps`, and 1 for anything shorter than a window, so that no video is without a step
+        (the missing rest of that window is padding).
         """
-        return max(1, (self.frame_count(duration) - self.window) // self.stride + 1)
+        return max(1, self.whole_steps(duration))
+
+    def whole_steps(self, seconds: float) -> int:
+        """Number of steps whose windows, and what must follow them, end within ``seconds``.
+
+        floor((floor(fps * seconds) - window - lookahead) / stride) + 1, and 0 below one window.
+        """
+        needed = self.window + self.lookahead
+        return max(0, (self.frame_count(seconds) - needed) // self.stride + 1)
 
     def span(self, step: int) -> tuple[float, float]:
         """First and last second that ``step`` covers."""
@@ -140,13 +154,17 @@ class WindowGrid:
         return mask
 
     def to_json(self) -> dict[str, Any]:
-        """The grid as plain values; the rate as a fraction, so that it returns exactly."""
-        return {
+        """The grid as plain values; the rate as a fraction, so that it returns exactly.
+
+        ``lookahead`` came later: it is there only where it is not 0, so that digests stay.
+        """
+        values = {
             "fps": str(self.fps),
             "window": self.window,
             "stride": self.stride,
             "sample_rate": self.sample_rate,
         }
+        return {**values, "lookahead": self.lookahead} if self.lookahead else values
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WindowGrid:
@@ -156,4 +174,5 @@ class WindowGrid:
             window=int(value["window"]),
             stride=int(value["stride"]),
             sample_rate=int(value["sample_rate"]),
+            lookahead=int(value.get("lookahead", 0)),
         )

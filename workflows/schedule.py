@@ -7,52 +7,41 @@ counts is the ledger that tasks write.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-import os
-import pickle
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
+from extractors.interruption import interrupted_by
 from pipeline.core.errors import EnvironmentFault, UsageError
+from workflows.dispatch import WORKERS_S, Ended, Items, Workers, dispatch
+from workflows.machine import core_count, local_gpus
+from workflows.tasks import TaskResult, guarded
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-DEATHS = 2  # workers that a task may take with it before it is given up
 CONNECT_S = 15.0
+COLLECT_S = 30.0  # for a result of some bytes
+FINISH_S = 20.0  # for tasks of a worker at the end of its lifetime: Dask gives it 30 s
+LEAVE_S = 6.0  # for tasks that were asked to leave: a nanny that was told to end kills after 8 s
 GPU = "GPU"  # the resource that a worker with a GPU offers: dask worker ... --resources GPU=1
+NAME = "davel"  # of our tasks and plugins, on schedulers and workers that others use, too
 QUIET = ("distributed.worker", "distributed.nanny", "distributed.scheduler", "distributed.client")
-WORKERS_S = 120.0  # a cluster that starts its workers on demand needs a moment
 
-
-@dataclass(frozen=True, slots=True)
-class TaskResult(Generic[Item, Value]):
-    """How one task ended.
-
-    Attributes:
-        item: What it was given.
-        value: What it returned; None where it did not.
-        error: What it raised.
-        died: Its worker died under it, twice.
-        seconds: How long it took.
-    """
-
-    item: Item
-    value: Value | None = None
-    error: BaseException | None = None
-    died: bool = False
-    seconds: float = 0.0
+log = logging.getLogger(__name__)
 
 
 def run_tasks(
     task: Callable[[Item], Value],
-    items: Iterable[Item] | Callable[[bool], Iterable[Item]],
+    items: Items[Item],
     *,
     scheduler: str = "serial",
     workers: int | None = None,
@@ -68,7 +57,8 @@ def run_tasks(
     Args:
         task: A function that can be imported by name, with state of its own only per process.
         items: What it is given, one each: plain values that can be pickled. Or what makes them,
-            told whether the tasks get a GPU.
+            given a function that says whether the tasks get a GPU, by what is known when it is
+            called.
         scheduler: ``serial`` runs in this process; ``dask`` starts worker processes on this
             machine; anything with ``://`` or a port is the address of a running Dask scheduler.
         workers: Number of processes for ``dask``; None for one per core, or one per GPU. On a
@@ -77,17 +67,19 @@ def run_tasks(
             tasks that wait.
         use_gpus: Whether the task wants a GPU where there is one. ``dask`` then starts a process
             for each GPU of this machine, which sees that one only; on a running cluster only
-            workers that offer the resource ``GPU`` get tasks, if any does.
+            workers that offer the resource ``GPU`` get tasks, from when one does.
         announce: Called once with the address of the cluster's dashboard, where it has one.
-        divide: Asked for smaller items to run in place of one whose worker died under it twice;
-            the item is given up where there are none, and without this.
+        divide: Asked, each time a worker died under an item, for what to run in place of it: the
+            same once more, or smaller ones; the item is given up where there is nothing. Without
+            this it is given up after the second death.
 
     Yields:
         One result per item, in the order in which they end.
 
     Raises:
         UsageError: Unknown scheduler, or ``workers`` that do not fit it.
-        EnvironmentFault: The cluster does not start, or cannot be reached, or has no workers.
+        EnvironmentFault: The cluster does not start, cannot be reached, has no workers for long,
+            or its scheduler goes away.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers} is below 1")
@@ -96,7 +88,7 @@ def run_tasks(
             raise UsageError(
                 f"workers={workers} with the serial scheduler", hint="use --scheduler dask"
             )
-        made = items(use_gpus and bool(local_gpus())) if callable(items) else items
+        made = items(lambda: use_gpus and bool(local_gpus())) if callable(items) else items
         return (guarded(task, item) for item in made)
     if scheduler == "dask" or ":" in scheduler:
         place = Place(None if scheduler == "dask" else scheduler, workers, use_gpus)
@@ -105,41 +97,6 @@ def run_tasks(
         f"unknown scheduler {scheduler!r}",
         hint="use serial, dask, or the address of a Dask scheduler such as tcp://10.0.0.1:8786",
     )
-
-
-def core_count() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def guarded(task: Callable[[Item], Value], item: Item) -> TaskResult[Item, Value]:
-    """Run one task; the one place where any error becomes a result.
-
-    Args:
-        task: What to run.
-        item: What it is given.
-
-    Raises:
-        KeyboardInterrupt: And what else is no ``Exception``.
-    """
-    started = time.perf_counter()
-    try:
-        value = task(item)
-    except Exception as error:  # one bad item must not end the others, whatever is wrong with it
-        seconds = time.perf_counter() - started
-        return TaskResult(item, error=_portable(error), seconds=seconds)
-    return TaskResult(item, value, seconds=time.perf_counter() - started)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error itself, or one of the same words where it cannot cross to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
-    except Exception:  # pickling may raise anything
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,75 +110,87 @@ class Place:
 
 def _run_on_dask(
     task: Callable[[Item], Value],
-    items: Iterable[Item] | Callable[[bool], Iterable[Item]],
+    items: Items[Item],
     place: Place,
     announce: Callable[[str], None] | None,
     divide: Callable[[Item], Sequence[Item]] | None,
 ) -> Generator[TaskResult[Item, Value], None, None]:
-    """Keep one task per worker in flight, so that a dying worker blames nobody else's.
-
-    How many workers there are is asked again after each task: clusters grow and shrink.
-    """
-    from distributed import KilledWorker, as_completed
-
     with _client(place) as client:
         if announce is not None and client.dashboard_link:
             announce(str(client.dashboard_link))
-        at_least = place.workers if place.address is not None else None
-        resources = _resources(client) if place.use_gpus else None
-        waiting = iter(items(resources is not None) if callable(items) else items)
-        parts: deque[Item] = deque()
-        running: dict[Any, Item] = {}
-        done = as_completed(loop=client.loop)
-        more = True
-        while True:
-            width = max(_width(client, resources), at_least or 0)
-            while more and len(running) < width:
-                more = False
-                for item in chain(_drained(parts), waiting):
-                    future = client.submit(
-                        guarded, task, item, pure=False, retries=0, resources=resources
-                    )
-                    running[future] = item
-                    done.add(future)
-                    more = True
-                    break
-            if not running:
-                return
-            future = next(done)
-            item = running.pop(future)
-            error = _error_of(future, client)
-            if error is None:
-                yield future.result()
-            else:
-                died = isinstance(error, KilledWorker)
-                smaller = divide(item) if died and divide is not None else ()
-                if smaller:
-                    parts.extend(smaller)
-                    more = True
-                else:
-                    yield TaskResult(item, error=error, died=died)
-            future.release()
-
-
-def _drained(items: deque[Item]) -> Iterator[Item]:
-    while items:
-        yield items.popleft()
-
-
-def _error_of(future: Any, client: Any) -> BaseException | None:
-    """What a finished task raised.
-
-    Raises:
-        EnvironmentFault: The scheduler is gone, and the task's end with it.
-    """
-    if future.status in ("cancelled", "lost") or client.status not in ("running", "connecting"):
-        raise EnvironmentFault(
-            "the Dask scheduler is gone",
-            hint="start it again and run the same command: what was done is kept",
+        at_least = 0 if place.address is None else place.workers or 0
+        cluster = _DaskCluster(client, task)
+        yield from dispatch(
+            cluster, items, at_least=at_least, use_gpus=place.use_gpus, divide=divide
         )
-    error: BaseException | None = future.exception()
-    return error
+
+
+class _DaskCluster:
+    """A running cluster; see `workflows.dispatch.Cluster`."""
+
+    def __init__(self, client: Any, task: Callable[[Any], Any]) -> None:
+        self._client = client
+        self._task = task
+        self._prefix = f"{NAME}-{getattr(task, '__name__', 'task')}"
+
+    def workers(self) -> Workers:
+        with self._answering():
+            found = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return Workers(
+            threads=sum(worker["nthreads"] for worker in found),
+            gpus=int(sum(worker["resources"].get(GPU, 0) for worker in found)),
+        )
+
+    def submit(self, item: Any, *, on_gpu: bool, ended: Callable[[Any], None]) -> Any:
+        with self._answering():
+            future = self._client.submit(
+                _at_worker,
+                self._task,
+                item,
+                key=f"{self._prefix}-{uuid.uuid4().hex}",
+                retries=0,
+                resources={GPU: 1} if on_gpu else None,
+            )
+            future.add_done_callback(ended)
+        return future
+
+    def collect(self, handle: Any, *, ended: Callable[[Any], None]) -> Ended | None:
+        from distributed import KilledWorker
+
+        with self._answering():
+            if handle.status in ("cancelled", "lost"):
+                raise _gone()
+            result = None
+            try:
+                error: BaseException | None = handle.exception(timeout=COLLECT_S)
+                if error is None:
+                    result = handle.result(timeout=COLLECT_S)
+            except KilledWorker as killed:  # a worker died with the result, and the next one again
+                error = killed
+            except TimeoutError:
+                if self._client.status != "running":
+                    raise
+                handle.add_done_callback(ended)  # a worker died with the result: it is made again
+                return None
+            handle.release()
+        return Ended(result, error=error, killed=isinstance(error, KilledWorker))
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Say what it means when the scheduler does not answer, in whatever way that shows."""
+        try:
+            yield
+        except (OSError, KeyError, RuntimeError, CancelledError, asyncio.CancelledError) as error:
+            raise _gone() from error
+        if self._client.status not in ("running", "connecting"):
+            raise _gone()
+
+
+def _gone() -> EnvironmentFault:
+    return EnvironmentFault(
+        "the Dask scheduler is gone",
+        hint="start it again and run the same command: what was done is kept",
+    )
 
 
 @contextmanager
@@ -259,20 +228,109 @@ def _client(place: Place) -> Iterator[Any]:
                 f"the Dask scheduler has had no worker for {WORKERS_S:g} s",
                 hint="start some with: dask worker ADDRESS --nthreads 1",
             ) from error
+        except OSError as error:
+            raise _gone() from error
+        if place.address is not None:
+            _let_deaths_be_told(client)
         yield client
 
 
-def local_gpus() -> list[str]:
-    """Numbers or names of the GPUs that this process may use, without asking their driver."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    devices = sorted(
-        int(path.name.removeprefix("nvidia"))
-        for path in Path("/dev").glob("nvidia*")
-        if path.name.removeprefix("nvidia").isdigit()
-    )
-    return [str(number) for number in range(len(devices))]
+def _let_deaths_be_told(client: Any) -> None:
+    """Make the scheduler give up a task of ours, and say so, at the first death of its worker.
+
+    ``allowed-failures`` is a setting of the scheduler, for all that use it, and 3 where nobody
+    changed it. So a task of ours starts with as many failures as are allowed. A scheduler that
+    takes no plugins does as it is set: a death is told late then, but the ledger knows of each.
+    """
+    from distributed import SchedulerPlugin
+
+    prefix = f"{NAME}-"
+
+    class DeathsAreTold(SchedulerPlugin):  # travels by value: the scheduler need not have us
+        idempotent = True
+
+        def update_graph(self, scheduler: Any, *, keys: Any, **rest: Any) -> None:
+            for key in keys:
+                if str(key).startswith(prefix):
+                    scheduler.tasks[key].suspicious = scheduler.allowed_failures
+
+    try:
+        client.register_plugin(DeathsAreTold(), name=f"{prefix}deaths-are-told")
+    except OSError as error:
+        raise _gone() from error
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        log.info("the scheduler tells deaths by its own setting: %s", error)
+
+
+def _at_worker(task: Callable[[Item], Value], item: Item) -> TaskResult[Item, Value]:
+    """Run a task in a worker; when that closes, the task is asked to leave as by Ctrl-C.
+
+    Dask hands it to another worker then, and kills this one after some seconds. At the end of a
+    lifetime there is time for a task that is nearly done: what it has written counts.
+    """
+    from distributed import Reschedule, get_worker
+
+    leaving = _leaving(get_worker())
+    with leaving.in_flight(), interrupted_by(leaving.asked):
+        try:
+            return guarded(task, item)
+        except KeyboardInterrupt:
+            if not leaving.asked.is_set():
+                raise
+            raise Reschedule from None
+
+
+def _age() -> float:
+    """Seconds since this process was started."""
+    import psutil  # type: ignore[import-untyped]  # Dask brings it
+
+    return time.time() - float(psutil.Process().create_time())
+
+
+_asking = threading.Lock()
+
+
+def _leaving(worker: Any) -> Any:
+    """What ends the tasks of a worker: its plugin, brought along by the first of them."""
+    from distributed import WorkerPlugin
+
+    class Leaving(WorkerPlugin):
+        def __init__(self) -> None:
+            self.asked = threading.Event()
+            self._count = 0
+            self._turn = threading.Lock()
+
+        @contextmanager
+        def in_flight(self) -> Iterator[None]:
+            with self._turn:
+                self._count += 1
+            try:
+                yield
+            finally:
+                with self._turn:
+                    self._count -= 1
+
+        async def teardown(self, worker: Any) -> None:
+            if worker.lifetime and _age() > worker.lifetime:
+                await self._ended(FINISH_S)
+            self.asked.set()
+            await self._ended(LEAVE_S)
+
+        async def _ended(self, seconds: float) -> None:
+            end = time.monotonic() + seconds
+            while self._count and time.monotonic() < end:
+                await asyncio.sleep(0.05)
+
+    with _asking:
+        found = worker.plugins.get(NAME)
+        if found is None:
+            found = Leaving()
+            added = asyncio.run_coroutine_threadsafe(
+                worker.plugin_add(found, name=NAME), worker.loop.asyncio_loop
+            )
+            with contextlib.suppress(TimeoutError):  # it is closing already
+                added.result(timeout=LEAVE_S)
+    return found
 
 
 def _local_cluster(workers: int | None, *, use_gpus: bool) -> Any:
@@ -311,23 +369,9 @@ def _local_cluster(workers: int | None, *, use_gpus: bool) -> Any:
         ) from error
 
 
-def _resources(client: Any) -> dict[str, float] | None:
-    """What a task must find at its worker: a GPU where any worker offers one."""
-    offers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return {GPU: 1} if any(worker["resources"].get(GPU, 0) >= 1 for worker in offers) else None
-
-
-def _width(client: Any, resources: dict[str, float] | None) -> int:
-    """Number of tasks to keep in flight: one for each thread, or for each GPU that is offered."""
-    if resources is None:
-        return max(1, sum(client.nthreads().values()))
-    offers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return max(1, int(sum(worker["resources"].get(GPU, 0) for worker in offers)))
-
-
 def _settings() -> dict[str, Any]:
     return {
-        "distributed.scheduler.allowed-failures": DEATHS - 1,
+        "distributed.scheduler.allowed-failures": 0,  # `dispatch` counts
         # No task waits on a busy worker: when that dies, only its own task is to blame.
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.worker.multiprocessing-method": "spawn",

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.media.ffmpeg import sound_command
+from extractors.media.gaps import Gap, GapFinder
 from extractors.media.info import MediaInfo
+from extractors.media.limits import decoder_memory
 from extractors.media.process import StalledError, WatchedProcess
 from pipeline.core.errors import EnvironmentFault, MediaError
 
 BLOCK_SECONDS = 4
 STALL_S = 120.0
+COMPENSATION_S = 0.02  # sound may run before its timestamps by less than this (aresample)
 
 
 def open_audio(
@@ -62,8 +65,14 @@ class AudioReader:
         self.end = 0.0
         self._info = info
         self._rate = sample_rate
+        self._finder = GapFinder(start=0.0 if info.audio is None else info.audio.start, usual=None)
         try:
-            self._child = WatchedProcess(command, stall_timeout=stall_timeout)
+            self._child = WatchedProcess(
+                command,
+                stall_timeout=stall_timeout,
+                memory=decoder_memory(info),
+                on_line=self._finder.take,
+            )
         except OSError as error:
             raise EnvironmentFault(f"ffmpeg does not start: {error}") from error
 
@@ -79,6 +88,11 @@ class AudioReader:
         self.close()
 
     @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without decoded sound, as far as blocks have been taken or beyond."""
+        return self._finder.gaps
+
+    @property
     def pid(self) -> int:
         """Process id of ffmpeg."""
         return self._child.pid
@@ -90,12 +104,15 @@ class AudioReader:
             while True:
                 samples = np.empty(length, dtype="<f4")
                 count = self._fill(samples, total)
-                if count:
-                    yield samples[:count]
                 total += count
                 if count < length:
+                    self._check(total)
+                else:
+                    self._finder.wait_past(total / self._rate - COMPENSATION_S)
+                if count:
+                    yield samples[:count]
+                if count < length:
                     break
-            self._check(total)
             self.end = total / self._rate
         finally:
             self.close()
@@ -106,6 +123,7 @@ class AudioReader:
 
     def _check(self, total: int) -> None:
         status = self._child.wait()
+        self._finder.close()
         if total == 0 and status != 0:
             reason = self._child.last_words
             raise MediaError(self._info.path, f"no sound can be decoded: ffmpeg: {reason}")

@@ -11,6 +11,8 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.media.gaps import Gap
+
 BLOCK_BYTES = 4 << 20
 BLOCK_FRAMES = 64
 
@@ -36,6 +38,11 @@ class FrameSource(Protocol):
     """
 
     end: float
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without a decoded frame: all that overlap what was yielded, perhaps more."""
+        ...
 
     def __iter__(self) -> Iterator[FrameBlock]: ...
 
@@ -64,6 +71,11 @@ class OpenPicture(Protocol):
         """After iteration, the second up to which picture was decoded."""
         ...
 
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without a decoded frame: all that overlap what was yielded, perhaps more."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -82,6 +94,11 @@ class OpenSound(Protocol):
     @property
     def reader(self) -> str:
         """Name of the reader."""
+        ...
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without decoded sound: all that overlap what was yielded, perhaps more."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -7,8 +7,9 @@ proved true on damaged and unusual files: from frame 0 in one piece, one thread,
 ``fault_tol=1``, timestamps checked.
 
 Messages on standard output: one byte for the kind, eight bytes little-endian for the length n,
-then n bytes. ``b"F"``: some frames, raw rgb24, in order of the grid; ``b"E"``: the end, a float64
-second; ``b"X"``: a reason, UTF-8, why decord's answer is not to be trusted for this file.
+then n bytes. ``b"G"``: first and last second of each gap between frames, float64; comes first.
+``b"F"``: some frames, raw rgb24, in order of the grid; ``b"E"``: the end, a float64 second;
+``b"X"``: a reason, UTF-8, why decord's answer is not to be trusted for this file.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.media.blocks import first_samples
+from extractors.media.gaps import least_gap
 
 HEADER = struct.Struct("<cQ")
 CHUNK_FRAMES = 32
@@ -87,6 +89,7 @@ def serve(path: str, request: dict[str, Any], channel: BinaryIO) -> float:
     spans = np.asarray(reader.get_frame_timestamp(range(count)), dtype=np.float64)
     ticks, end_tick = checked_ticks(spans, time_base)
     start = int(request["start"])
+    _send(channel, b"G", _gaps(ticks, start, time_base).tobytes())
     samples = first_samples([tick + start for tick in [*ticks, end_tick]], time_base, fps)
     samples[0] = min(samples[0], int(request["first"]))
     wanted = np.clip(samples, int(request["first"]), int(request["limit"]))
@@ -127,6 +130,18 @@ def checked_ticks(spans: NDArray[np.float64], time_base: Fraction) -> tuple[list
     if last - ticks[-1] < max(1, usual // 2):  # no duration for the last frame, or one of a tick
         last = ticks[-1] + usual
     return ticks, last
+
+
+def _gaps(ticks: list[int], start: int, time_base: Fraction) -> NDArray[np.float64]:
+    """(n, 2) seconds between which no frame starts though one is due.
+
+    decord ends with an error where frames are damaged, so these are gaps in the file itself.
+    """
+    seconds = (np.asarray(ticks, dtype=np.float64) + start) * float(time_base)
+    lengths = np.diff(seconds)
+    usual = float(np.median(lengths)) if len(lengths) else 0.0
+    before = np.flatnonzero(lengths - usual > least_gap(usual, damaged=False))
+    return np.stack([seconds[before] + usual, seconds[before + 1]], axis=1).astype("<f8")
 
 
 def _send(channel: BinaryIO, kind: bytes, payload: bytes | memoryview) -> None:

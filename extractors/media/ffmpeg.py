@@ -13,10 +13,13 @@ from pathlib import Path
 import ffmpeg
 
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
+from extractors.media.limits import MAX_PIXELS
+from extractors.media.resampling import KAISER_BEST
 from pipeline.core.errors import EnvironmentFault
 
 VERSION_TIMEOUT_S = 30.0
 INPUT = "{input}"  # stands for the file in a command under construction
+LOG_LEVEL = "repeat+level+info"
 PROTOCOLS = "file,pipe"  # a playlist dressed as a video must not make ffmpeg reach for the network
 
 
@@ -99,7 +102,8 @@ def picture_command(
 
     ``fps=F:round=up:start_time=0`` puts the frame that is on screen at j / F into place j, as a
     look-up by timestamp does; ffmpeg's default rounding is up to half a period late. Bilinear is
-    the scaler that decord uses: with it both readers give the same pixels.
+    the scaler that decord uses: with it both readers give the same pixels. Each decoded frame's
+    second goes to standard error, for `extractors.media.gaps`.
 
     Args:
         info: The file; it has a picture stream.
@@ -108,9 +112,10 @@ def picture_command(
         threads: Decoder threads; 0 lets ffmpeg choose.
     """
     assert info.video is not None
-    source = _source(info, threads)
+    source = _source(info, threads, max_pixels=MAX_PIXELS)
     frames = (
         source[str(info.video.index)]
+        .filter("setpts", _announcing("print(T)"))
         .filter("fps", f"{fps.numerator}/{fps.denominator}", round="up", start_time=0)
         .filter("scale", *size, flags="bilinear")
     )
@@ -126,7 +131,9 @@ def sound_command(info: MediaInfo, *, sample_rate: int, threads: int) -> list[st
     ``aresample`` follows the timestamps: ``first_pts=0`` pads or trims the front, ``async=1`` with
     ``min_hard_comp=0.01`` fills and trims gaps of 10 ms and more and never stretches the sound.
     ``rematrix_maxval=1`` makes mono the mean of both channels of stereo; without it ffmpeg's float
-    mixing is 3 dB too loud, 11 dB for 5.1.
+    mixing is 3 dB too loud, 11 dB for 5.1. Rates are changed by the filter of
+    `extractors.media.resampling`. Each decoded frame's second and length go to standard error, for
+    `extractors.media.gaps`.
 
     Args:
         info: The file; it has an audio stream.
@@ -136,25 +143,32 @@ def sound_command(info: MediaInfo, *, sample_rate: int, threads: int) -> list[st
     assert info.audio is not None
     source = _source(info, threads)
     follow = {"async": 1, "min_hard_comp": 0.01, "first_pts": 0}
-    sound = source[str(info.audio.index)].filter(
-        "aresample", sample_rate, rematrix_maxval=1, **follow
+    sound = (
+        source[str(info.audio.index)]
+        .filter("asetpts", _announcing("print(T)*print(NB_SAMPLES/SR)"))
+        .filter("aresample", sample_rate, rematrix_maxval=1, **follow, **KAISER_BEST)
     )
     options = {"format": "f32le", "acodec": "pcm_f32le", "ac": 1, "ar": sample_rate}
     outputs = [sound.output("pipe:1", **options, **_stop(info))]
     return _compile(info, outputs + _companion(source, info.video if info.discontinuous else None))
 
 
-def _source(info: MediaInfo, threads: int) -> ffmpeg.nodes.InputNode:
+def _source(info: MediaInfo, threads: int, **others: object) -> ffmpeg.nodes.InputNode:
     """The file, its timestamps moved so that zero is the container clock's.
 
     Which start a version of ffmpeg would subtract is not left to it: versions differ (7.0 counts
     the priming samples of Matroska sound, 8 does not). Where timestamps may jump, it must repair
     them, and cannot while they are copied: see `_companion`.
     """
-    options: dict[str, object] = {"threads": threads} if threads else {}
+    options = {**others, "threads": threads} if threads else others
     if not info.discontinuous:
         options |= {"copyts": None, "itsoffset": f"{-info.clock_offset:.6f}"}
     return ffmpeg.input(INPUT, protocol_whitelist=PROTOCOLS, **options)
+
+
+def _announcing(values: str) -> str:
+    """Timestamps as they are, by an expression that prints ``values`` on the way."""
+    return f"if(gte({values},0),PTS,PTS)"
 
 
 def _stop(info: MediaInfo) -> dict[str, str]:
@@ -178,7 +192,8 @@ def _companion(
 
 def _compile(info: MediaInfo, outputs: list[ffmpeg.nodes.OutputStream]) -> list[str]:
     node = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
-    node = node.global_args("-nostdin", "-hide_banner", "-loglevel", "error")
+    # Printed values are of the level info. Equal lines must not be counted instead of written.
+    node = node.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", LOG_LEVEL)
     command: list[str] = ffmpeg.compile(node, cmd=ffmpeg_binary())
     # ffmpeg-python hashes names as UTF-8, which a file's name need not be.
     return [media_url(info.path) if argument == INPUT else argument for argument in command]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,9 @@ LONGEST_S = 10 * 365 * 86400.0  # a promise beyond this is a broken header
 # decoding would repeat a frame for days.
 SPARSE_FROM_S = 3600.0
 SPARSE_BYTES_PER_S = 2.0
+WRONG_HEADER = 100  # times the length of what is there: a recorder that never wrote the length
+BOX = struct.Struct(">I4s")
+FIRST_BOXES = {b"ftyp", b"styp", b"moov"}
 # Durations of these are guessed from the bit rate, often far off.
 GUESSED_DURATION = {"aac", "mp3", "ac3", "eac3", "dts", "h264", "hevc", "m4v", "mpegvideo", "av1"}
 
@@ -57,7 +61,8 @@ def promised_end(container: Any, stream: Any, zero: float) -> float | None:
         return None
     if stream.duration is not None:
         start = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
-        return _plausible(start - zero + float(stream.duration * stream.time_base))
+        ticks = max(stream.duration, _avi_ticks(container, stream))
+        return _plausible(start - zero + float(ticks * stream.time_base))
     tagged = _clock_text(stream.metadata.get("DURATION", ""))
     if tagged is not None:  # Matroska: the end on the file's own clock
         return _plausible(tagged - zero)
@@ -65,6 +70,40 @@ def promised_end(container: Any, stream: Any, zero: float) -> float | None:
         return None
     end = float(Fraction(container.duration, av.time_base))
     return _plausible(end - zero if "matroska" in container.format.name else end)
+
+
+def _avi_ticks(container: Any, stream: Any) -> int:
+    """Length in ticks by the header of an AVI stream; 0 where there is none to be believed.
+
+    libavformat shortens the duration of a broken-off file to what is there; the promise stands.
+    """
+    if container.format.name != "avi" or stream.frames > WRONG_HEADER * stream.duration:
+        return 0
+    return int(stream.frames)
+
+
+def fragment_share(path: Path, size: int) -> float:
+    """Share of a fragmented MP4 that can be reached, in (0, 1]; 1 for any other file.
+
+    Its length is nowhere but in its fragments, and libavformat ends in silence at the first place
+    that is none. Boxes are a length and a name of printable letters each (ISO/IEC 14496-12, 4.2).
+    """
+    place, fragmented = 0, False
+    with path.open("rb") as stream:
+        while place + BOX.size <= size:
+            stream.seek(place)
+            length, name = BOX.unpack(stream.read(BOX.size))
+            if length == 1:
+                length = int.from_bytes(stream.read(8), "big")
+            if place == 0 and name not in FIRST_BOXES:
+                return 1.0
+            if length == 0:  # to the end of the file
+                return 1.0
+            if length < BOX.size or not all(32 <= letter < 127 for letter in name):
+                break
+            fragmented |= name == b"moof"
+            place += length
+    return min(1.0, place / size) if fragmented else 1.0
 
 
 def _clock_text(text: str) -> float | None:

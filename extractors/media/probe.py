@@ -20,7 +20,14 @@ from av.stream import Disposition
 
 from extractors.media.ffmpeg import PROTOCOLS, media_url
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
-from extractors.media.lengths import check_density, packets, promised_end, scan_ends
+from extractors.media.lengths import (
+    check_density,
+    fragment_share,
+    packets,
+    promised_end,
+    scan_ends,
+)
+from extractors.media.limits import MAX_PIXELS
 from extractors.windows import CLOCK_RESOLUTION_S
 from pipeline.core.errors import MediaError
 
@@ -28,6 +35,7 @@ OPEN_TIMEOUT_S = 60.0
 HEAD_PACKETS = 300  # packets of a picture stream that are looked at
 HEAD_BYTES = 64 << 20
 SCAN_BYTES = 256 << 20  # a larger file without a duration is not read twice
+DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 TIMESTAMPS_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT of libavformat
 # Lists of other files, and text drawn as pictures: nothing that somebody filmed.
 NOT_MEDIA = {"hls", "concat", "dash", "ffmetadata", "tty", "lavfi"}
@@ -79,6 +87,8 @@ def _opened(path: Path) -> Any:
         media_url(path),
         metadata_errors="replace",
         timeout=OPEN_TIMEOUT_S,
+        # Already looking for the streams decodes frames: of what codecs, the file decides.
+        options=DECODER_OPTIONS,
         container_options={"protocol_whitelist": PROTOCOLS},
     )
 
@@ -102,6 +112,7 @@ def _unreadable(path: Path, error: av.FFmpegError) -> MediaError:
 def _describe(path: Path, size: int, container: Any) -> MediaInfo:
     name = container.format.name
     video, count = _best_video(container)
+    _check_pixels(path, container, video)
     # A stream whose header is gone has no codec, and cannot be decoded.
     heard = (stream for stream in container.streams.audio if stream.codec_context is not None)
     audio = next(heard, None)
@@ -118,6 +129,8 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
     if all(end is None for end in ends.values()) and size <= SCAN_BYTES:
         with _opened(path) as again:
             ends = scan_ends(again, ends, zero)
+    if "mp4" in name and (share := fragment_share(path, size)) < 1:
+        ends = {index: end and end / share for index, end in ends.items()}
     known = [end for end in ends.values() if end is not None]
     duration = max(known, default=None)
     check_density(path, size, duration)
@@ -133,13 +146,34 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
     )
 
 
+def _moving(container: Any) -> list[Any]:
+    """Picture streams that are no cover art."""
+    streams = list(container.streams.video)
+    moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    return [s for s in moving if s.codec_context is not None]
+
+
+def _check_pixels(path: Path, container: Any, best: Any) -> None:
+    """Refuse pictures that are bombs; a picture that libav refuses has no size."""
+    if best is None and _moving(container):
+        raise MediaError(
+            path,
+            f"its picture has no size that can be read, or more than {MAX_PIXELS:,} pixels",
+            hint="play it in a media player; if that works, convert it to a smaller picture",
+        )
+    if best is not None and best.width * best.height > MAX_PIXELS:
+        raise MediaError(
+            path,
+            f"its picture of {best.width}x{best.height} has more than {MAX_PIXELS:,} pixels",
+            hint="convert it to a smaller one",
+        )
+
+
 def _best_video(container: Any) -> tuple[Any, int]:
     """The picture stream that players choose (default flag, then area), and how many there are."""
     streams = list(container.streams.video)
-    moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
-    moving = [s for s in moving if s.codec_context is not None and s.width and s.height]
     best = max(
-        moving,
+        [s for s in _moving(container) if s.width and s.height],
         key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index),
         default=None,
     )
@@ -178,6 +212,7 @@ def _read_head(container: Any, stream: Any) -> _Head:
     total = 0
     if stream.codec_context is not None:
         stream.codec_context.thread_count = 1  # with more, the first frame comes late
+        stream.codec_context.options = DECODER_OPTIONS
     for number, packet in enumerate(packets(container, [stream])):
         stamp = packet.dts if packet.pts is None else packet.pts
         head.hidden |= bool(packet.is_discard)
@@ -202,7 +237,9 @@ def _video_stream(
     head = _read_head(container, stream)
     rate = stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(25)
     declared = stream.start_time
-    first = head.frame.pts if head.frame is not None and head.frame.pts is not None else declared
+    first = _shown_at(container, head.frame)
+    if first is None:
+        first = declared
     if first is None:
         first = head.stamps[0] if head.stamps else 0
     if declared is not None:
@@ -225,6 +262,18 @@ def _video_stream(
         time_base=Fraction(stream.time_base),
         plain=alone and not head.hidden and declared is not None and first == declared,
     )
+
+
+def _shown_at(container: Any, frame: Any) -> int | None:
+    """Tick at which the first frame is shown; None where there is none, or nobody knows.
+
+    AVI stores no presentation times, and libavformat guesses wrong ones where frames are reordered.
+    ffmpeg then goes by the decoding time at which the frame comes out of the decoder.
+    """
+    if frame is None:
+        return None
+    stamp = frame.dts if container.format.name == "avi" and frame.dts is not None else frame.pts
+    return None if stamp is None else int(stamp)
 
 
 def _is_variable(stream: Any, stamps: list[int]) -> bool:

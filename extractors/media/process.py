@@ -8,19 +8,23 @@ which the caller is busy elsewhere does not count.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
+from pathlib import Path
 from typing import IO, cast
 
 from extractors.interruption import interruption
 
 STDERR_LIMIT = 8192  # characters of the child's complaints that are kept, the newest ones
+LISTEN_BYTES = 1 << 16
 PIPE_BYTES = 1 << 20  # a megabyte in flight spares thousands of context switches a second
 EXIT_PATIENCE_S = 10.0
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class StalledError(Exception):
@@ -37,6 +41,10 @@ class WatchedProcess:
         command: Program and arguments; no shell is involved.
         stall_timeout: Seconds a read may wait for a byte before the child is killed.
         environment: Environment of the child; None inherits.
+        memory: Bytes of data that the child may hold, where the system can limit that (Linux);
+            beyond it, its allocations fail. None for no limit.
+        on_line: Called with each line of the child's standard error, in a thread of its own; what
+            it gives back is kept for `last_words`. None keeps all.
 
     Raises:
         OSError: The program cannot be started.
@@ -48,6 +56,8 @@ class WatchedProcess:
         *,
         stall_timeout: float,
         environment: Mapping[str, str] | None = None,
+        memory: int | None = None,
+        on_line: Callable[[str], str] | None = None,
     ) -> None:
         self._timeout = stall_timeout
         self._waiting_since: float | None = None
@@ -55,6 +65,7 @@ class WatchedProcess:
         self._interruption = interruption()
         self._closed = threading.Event()
         self._stderr = ""
+        self._on_line = on_line or str
         self._process = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
@@ -63,6 +74,8 @@ class WatchedProcess:
             bufsize=0,
             env=None if environment is None else dict(environment),
         )
+        if memory is not None:
+            limit_memory(self._process.pid, memory)
         self._stdout = cast(FileIO, self._process.stdout)
         _widen(self._stdout)
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -137,8 +150,18 @@ class WatchedProcess:
 
     def _listen(self) -> None:
         stderr = cast(FileIO, self._process.stderr)
-        while chunk := stderr.read(4096):
-            self._stderr = (self._stderr + chunk.decode("utf-8", "replace"))[-STDERR_LIMIT:]
+        rest = b""
+        while chunk := stderr.read(LISTEN_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            self._keep(lines)
+            rest = rest[-STDERR_LIMIT:]
+        self._keep([rest])
+
+    def _keep(self, lines: list[bytes]) -> None:
+        for line in lines:
+            words = self._on_line(line.decode("utf-8", "replace"))
+            if words:
+                self._stderr = f"{self._stderr}\n{words}"[-STDERR_LIMIT:]
 
     def _watch(self) -> None:
         while not self._closed.wait(min(0.5, self._timeout / 4)):
@@ -150,6 +173,25 @@ class WatchedProcess:
                 self._stalled = True
                 self.kill()
                 return
+
+
+def child_environment() -> dict[str, str]:
+    """The environment in which a child finds this package, with one thread for its numbers."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def limit_memory(pid: int, limit: int) -> None:
+    """Make allocations of a process fail beyond ``limit`` bytes of data.
+
+    From outside, as code between fork and exec is not safe in a process with threads.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with contextlib.suppress(OSError):  # it has already ended, or holds a lower limit
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
 
 
 def _widen(pipe: FileIO) -> None:

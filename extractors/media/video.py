@@ -17,6 +17,7 @@ from typing import Literal
 
 from extractors.interruption import POLL_S, check_interruption, interruption
 from extractors.media.blocks import FrameBlock, FrameSource
+from extractors.media.gaps import Gap
 from extractors.media.info import MediaInfo
 from extractors.media.video_decord import DecordFault, DecordFrames, decord_objection
 from extractors.media.video_ffmpeg import FfmpegFrames
@@ -109,6 +110,7 @@ class VideoReader:
         self._stall_timeout = stall_timeout
         self._threads = threads
         self._source: FrameSource | None = None
+        self._earlier: tuple[Gap, ...] = ()  # of a reader that another one took over from
         self._stop = threading.Event()
         self._queue: queue.Queue[FrameBlock | BaseException | None] = queue.Queue(QUEUE_BLOCKS)
         self._thread: threading.Thread | None = None
@@ -136,6 +138,12 @@ class VideoReader:
                 yield item
         finally:
             self.close()
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without a decoded frame: all that overlap what was yielded, perhaps more."""
+        source = self._source
+        return self._earlier if source is None else self._earlier + source.gaps
 
     @property
     def pid(self) -> int | None:
@@ -220,7 +228,7 @@ class VideoReader:
 
     def _run(self, start: Callable[[], FrameSource]) -> Iterator[FrameBlock]:
         source = start()
-        self._source = source
+        self._earlier, self._source = self.gaps, source
         try:
             yield from source
             self.end = source.end
@@ -234,6 +242,8 @@ class VideoReader:
             size=self._size,
             first=self.first,
             stall_timeout=DECORD_STALL_S if self._stall_timeout is None else self._stall_timeout,
+            # Where there is sound, it bears witness whether the recording went on.
+            gaps_are_faults=self._choice == "auto" and self._info.audio is None,
         )
 
     def _open_ffmpeg(self, first: int) -> FrameSource:

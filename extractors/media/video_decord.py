@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
 from extractors.media.blocks import FrameBlock, block_length
 from extractors.media.decord_child import HEADER
 from extractors.media.ffmpeg import time_limit
+from extractors.media.gaps import Gap
 from extractors.media.info import MediaInfo
-from extractors.media.process import StalledError, WatchedProcess
+from extractors.media.process import StalledError, WatchedProcess, child_environment
 from extractors.windows import first_frame
 
 # Containers on which decord's frames and times proved right; elsewhere it lies without an error.
@@ -28,7 +27,6 @@ FRAME_BUDGET = 512 << 20
 MEMORY_LIMIT = FRAME_BUDGET + (3 << 30)  # address space, not memory: libraries and thread stacks
 LONGEST_REASON = 4096
 CHILD = ("-P", "-m", "extractors.media.decord_child")  # -P: nothing from the current folder
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class DecordFault(Exception):  # noqa: N818 - not the user's error: the other reader takes over
@@ -66,6 +64,8 @@ class DecordFrames:
         size: Width and height of the frames.
         first: First sample wanted.
         stall_timeout: Seconds without a sign of life before the child is killed.
+        gaps_are_faults: Whether a file whose frames have gaps is left to the other reader, which
+            can tell damage from a picture that stood still.
 
     Raises:
         DecordFault: The child cannot be started, or while iterating: it failed, hung, died, or its
@@ -80,10 +80,13 @@ class DecordFrames:
         size: tuple[int, int],
         first: int,
         stall_timeout: float,
+        gaps_are_faults: bool = False,
     ) -> None:
         video = info.video
         assert video is not None
         self.end = 0.0
+        self.gaps: tuple[Gap, ...] = ()
+        self._gaps_are_faults = gaps_are_faults
         self._size = size
         self._next = first
         request = {
@@ -104,7 +107,7 @@ class DecordFrames:
         ]
         try:
             self._child = WatchedProcess(
-                command, stall_timeout=stall_timeout, environment=_environment()
+                command, stall_timeout=stall_timeout, environment=child_environment()
             )
         except OSError as error:
             raise DecordFault(f"decord's process does not start: {error}") from error
@@ -119,6 +122,11 @@ class DecordFrames:
             kind, length = self._header()
             if kind == b"F":
                 yield from self._frames(length)
+            elif kind == b"G":
+                places = np.frombuffer(self._read(length), "<f8").reshape(-1, 2)
+                self.gaps = tuple(Gap(start, end, damaged=False) for start, end in places.tolist())
+                if self.gaps and self._gaps_are_faults:
+                    raise DecordFault(f"no frame from {places[0, 0]:.1f} to {places[0, 1]:.1f} s")
             elif kind == b"E":
                 (self.end,) = struct.unpack("<d", self._read(length))
                 return
@@ -169,11 +177,5 @@ class DecordFrames:
 
 
 def _readable(reason: str) -> str:
-    """Message of decord without the time of day and the place in its source code."""
-    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", reason)
-
-
-def _environment() -> dict[str, str]:
-    """The child finds this package wherever the parent found it, and uses one thread."""
-    path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    """Message of decord without times of day and places in its source code: equal runs agree."""
+    return re.sub(r"^(?:\[[\d:]+\] \S+:\d+: )+", "", reason)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
 from extractors.media.blocks import FrameBlock, block_length
 from extractors.media.ffmpeg import picture_command
+from extractors.media.gaps import Gap, GapFinder
 from extractors.media.info import MediaInfo
+from extractors.media.limits import decoder_memory
 from extractors.media.process import StalledError, WatchedProcess
 from pipeline.core.errors import EnvironmentFault, MediaError
 
@@ -49,10 +52,26 @@ class FfmpegFrames:
         self._size = size
         self._first = first
         command = picture_command(info, fps=fps, size=size, threads=threads)
+        self._finder = GapFinder(start=info.video.start, usual=float(1 / info.video.rate))
         try:
-            self._child = WatchedProcess(command, stall_timeout=stall_timeout)
+            self._child = WatchedProcess(
+                command,
+                stall_timeout=stall_timeout,
+                memory=decoder_memory(info),
+                on_line=self._finder.take,
+            )
         except OSError as error:
             raise EnvironmentFault(f"ffmpeg does not start: {error}") from error
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """Stretches without a decoded frame, from the first sample wanted on."""
+        first = float(self._first / self._fps)
+        return tuple(
+            replace(gap, start=max(gap.start, first))
+            for gap in self._finder.gaps
+            if gap.end > first
+        )
 
     @property
     def pid(self) -> int:
@@ -66,16 +85,16 @@ class FfmpegFrames:
         while True:
             frames = np.empty((length, height, width, 3), dtype=np.uint8)
             count = self._fill(frames, total)
+            if count < length:
+                self._check(total + count)
+            else:  # a frame is repeated up to its successor, which is known by then
+                self._finder.wait_past(float((total + count - 1) / self._fps))
             skip = max(0, self._first - total)
             if count > skip:
                 yield FrameBlock(total + skip, frames[skip:count])
             total += count
             if count < length:
                 break
-        status = self._child.wait()
-        if total == 0 and status != 0:
-            reason = self._child.last_words
-            raise MediaError(self._info.path, f"no picture can be decoded: ffmpeg: {reason}")
         self.end = self._end(total)
 
     def kill(self) -> None:
@@ -85,6 +104,13 @@ class FfmpegFrames:
     def close(self) -> None:
         """End the decoder and free it, from the thread that iterates."""
         self._child.close()
+
+    def _check(self, total: int) -> None:
+        status = self._child.wait()
+        self._finder.close()
+        if total == 0 and status != 0:
+            reason = self._child.last_words
+            raise MediaError(self._info.path, f"no picture can be decoded: ffmpeg: {reason}")
 
     def _fill(self, frames: np.ndarray, total: int) -> int:
         """Number of whole frames read."""

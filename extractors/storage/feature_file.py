@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from extractors.features import ARRAY_TYPES
 from extractors.storage.records import Record, hash_arrays
 from extractors.storage.safetensors_io import (
+    DAMAGED,
     FormatFault,
     TensorFile,
     TensorSource,
@@ -32,6 +34,7 @@ from pipeline.core.errors import StoreError
 FORMAT_NAME = "davel-features"
 FORMAT_VERSION = 1
 COPY_BYTES = 1 << 22
+LARGEST_REVISION = (1 << 63) - 1  # of the index
 REPAIR_HINT = "extract again what the store's repair() names"
 
 
@@ -149,23 +152,22 @@ def read_feature_file(path: Path, *, digest: str) -> FeatureFile:
 
     Raises:
         StoreError: The file is damaged, of another version, or of another backbone.
-        UnreadableError: The disk or the network folder did not answer.
+        UnreadableError: The disk or the network folder did not answer, or it is a link.
         FileNotFoundError: There is no such file.
     """
+    _refuse_link(path)
     try:
         tensors = read_header(path)
         if tensors.metadata["format"] != FORMAT_NAME:
             raise FormatFault("it holds something else than features")
         version = int(tensors.metadata["version"])
-        plain = {str(value["id"]): value for value in json.loads(tensors.metadata["records"])}
-        if not all(isinstance(value["revision"], int) for value in plain.values()):
-            raise FormatFault("a record is damaged")
+        plain = _plain_records(tensors.metadata["records"])
     except FileNotFoundError:
         raise
     except OSError as error:
         raise unreadable(path, error) from error
-    except (FormatFault, ValueError, KeyError, TypeError) as error:
-        reason = "its header is damaged" if isinstance(error, KeyError | TypeError) else error
+    except (FormatFault, *DAMAGED) as error:
+        reason = error if isinstance(error, FormatFault) else "its header is damaged"
         raise StoreError(f"{path} is damaged: {reason}", hint=REPAIR_HINT) from error
     if version != FORMAT_VERSION:
         raise StoreError(
@@ -179,6 +181,37 @@ def read_feature_file(path: Path, *, digest: str) -> FeatureFile:
             hint="move it out of the store",
         )
     return FeatureFile(tensors, plain)
+
+
+def _plain_records(text: str) -> dict[str, Mapping[str, Any]]:
+    """Records by id, checked as far as the index relies on them."""
+    plain: dict[str, Mapping[str, Any]] = {value["id"]: value for value in json.loads(text)}
+    for id, value in plain.items():
+        id.encode()  # neither a number nor half a character
+        revision = value["revision"]
+        if not (isinstance(revision, int) and 0 <= revision <= LARGEST_REVISION):
+            raise FormatFault("a record is damaged")
+    return plain
+
+
+def _refuse_link(path: Path) -> None:
+    """Refuse what is no file in itself: a stranger's link leads where it likes, a pipe never ends.
+
+    It is told and not passed over, as features behind an honest link would be missed otherwise.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        what = "a link" if stat.S_ISLNK(mode) else "no file"
+        raise UnreadableError(
+            f"{path} is {what}, a store holds plain files only",
+            hint="put the file itself there, or remove it; cp -rL copies a store and what its "
+            "links lead to",
+        )
 
 
 def unreadable(path: Path, error: OSError) -> UnreadableError:

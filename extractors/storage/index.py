@@ -3,7 +3,9 @@
 Why SQLite: opening must not read a million records, and one must be found without reading the
 others; the standard library brings it. The file is never changed in place: a new one is made beside
 it and renamed, so readers need no locks, and it works on network file systems, where SQLite's own
-locking does not. Whatever is wrong with it, it is made again from the headers of the shards.
+locking does not. Whatever is wrong with it, it is made again from the headers of the shards: a
+store may come from strangers, so what it says is taken for a hint only (where SQLite may look is
+decided by tables that must be ours, and where a video lies by names of files in the store).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ CREATE TABLE shards (name TEXT PRIMARY KEY, size INTEGER NOT NULL, damage TEXT N
 CREATE TABLE videos (id TEXT PRIMARY KEY, revision INTEGER NOT NULL, shard TEXT NOT NULL,
     record TEXT NOT NULL) WITHOUT ROWID;
 """
+TABLES = {statement.strip() for statement in SCHEMA.split(";")} - {""}
 ADD_VIDEO = """
 INSERT INTO videos VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
     revision = excluded.revision, shard = excluded.shard, record = excluded.record
@@ -78,14 +81,19 @@ class ShardIndex:
 
     def get(self, id: str) -> Shelf | None:
         """Where a video is, None where it has not been packed."""
-        for row in self._query("SELECT shard, record FROM videos WHERE id = ?", (id,)):
-            with suppress(ValueError):  # a damaged record: as good as none
-                return Shelf(self._shards / row[0], Record.from_json(json.loads(row[1])))
+        find = "SELECT shard, record FROM videos WHERE id = ?"
+        rows = self._query(find, (id,))
+        if not all(_is_name(name) for name, _ in rows):  # no index of ours: it leads elsewhere
+            self.rebuild()
+            rows = self._query(find, (id,))
+        for name, text in rows:
+            with suppress(ValueError, TypeError, RecursionError):  # damaged: as good as none
+                return Shelf(self._shards / name, Record.from_json(json.loads(text)))
         return None
 
     def ids(self) -> Iterator[str]:
         """Ids of all packed videos, sorted by code point."""
-        for row in self._query("SELECT id FROM videos ORDER BY id"):
+        for row in self._query("SELECT id FROM videos WHERE typeof(id) = 'text' ORDER BY id"):
             yield row[0]
 
     def shards(self) -> list[Path]:
@@ -163,7 +171,8 @@ class ShardIndex:
         if not self._shards.is_dir():
             return {}
         with os.scandir(self._shards) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if is_feature_file(entry)}
+            files = filter(is_feature_file, entries)
+            return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in files}
 
     def _known(self) -> dict[str, int] | None:
         """Shards in the index on disk; None where it cannot be used."""
@@ -172,6 +181,9 @@ class ShardIndex:
         try:
             with closing(_connect(self._path)) as connection:
                 if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                    return None
+                made = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+                if {sql for (sql,) in made} != TABLES:
                     return None
                 return dict(connection.execute("SELECT name, size FROM shards").fetchall())
         except sqlite3.DatabaseError:
@@ -249,6 +261,11 @@ def _disk_errors(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _is_name(name: object) -> bool:
+    """Whether something read from an index is the name of a file, and not a way out of a folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

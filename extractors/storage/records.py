@@ -138,7 +138,7 @@ class Record:
                 sha256=value["sha256"],
             )
             sealed = _seal(record._plain()) == value["seal"]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError("a record is damaged") from error
         if not sealed:
             raise ValueError(f"the record of {record.id!r} is damaged")

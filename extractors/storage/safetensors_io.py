@@ -26,6 +26,11 @@ LENGTH = struct.Struct("<Q")
 ALIGNMENT = 8
 HEADER_LIMIT = 100_000_000  # that of the library
 METADATA = "__metadata__"
+# What JSON that is no header of ours makes of the code that reads it.
+DAMAGED = (
+    *(ValueError, TypeError, KeyError, AttributeError, IndexError),
+    *(OverflowError, RecursionError),
+)
 
 
 class FormatFault(Exception):  # noqa: N818 - callers say whose file it is
@@ -84,7 +89,7 @@ class TensorFile:
             dtype = NUMPY_TYPES[fields["dtype"]]
             shape = tuple(int(length) for length in fields["shape"])
             begin, end = (self.data_start + int(offset) for offset in fields["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
+        except DAMAGED as error:
             raise FormatFault(f"the header of its array {name!r} is damaged") from error
         length = dtype.itemsize * math.prod(shape)
         if min(shape, default=0) < 0 or not self.data_start <= begin <= end == begin + length:
@@ -100,7 +105,10 @@ class TensorFile:
         """
         place = self.place(name)
         data: NDArray[Any] = np.asarray(mapped[place.begin : place.end])
-        return data.view(place.dtype).reshape(place.shape)
+        try:
+            return data.view(place.dtype).reshape(place.shape)
+        except (ValueError, OverflowError) as error:  # no values, in more rows than there can be
+            raise FormatFault(f"the shape of its array {name!r} is damaged") from error
 
 
 def read_header(path: str | os.PathLike[str]) -> TensorFile:
@@ -123,7 +131,7 @@ def read_header(path: str | os.PathLike[str]) -> TensorFile:
         metadata = dict(fields.pop(METADATA, {}))
         data_start = LENGTH.size + length
         end = data_start + max((int(f["data_offsets"][1]) for f in fields.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except DAMAGED as error:
         raise FormatFault("its header is damaged") from error
     if end != size:
         raise FormatFault(f"it has {size} bytes instead of {end}")

@@ -11,6 +11,9 @@
 
 Every write is a temporary file, flushed, then renamed. Files of equal features are equal byte for
 byte: they hold no time of day and no name of a machine.
+
+A store may come from strangers. So nothing in it is a link, which would have its files written,
+read or removed somewhere else; the store's own folder may be one.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from extractors.spec import BackboneSpec
 from extractors.storage.feature_file import (
     FORMAT_NAME,
     FORMAT_VERSION,
+    REPAIR_HINT,
     FeatureFile,
     UnreadableError,
     file_name,
@@ -36,6 +40,7 @@ from extractors.storage.feature_file import (
 )
 from extractors.storage.index import ShardIndex
 from extractors.storage.packing import Damage, find_damage, pack_videos, repair_files
+from extractors.storage.parts import check_parts
 from extractors.storage.records import Record, Source
 from extractors.storage.writer import VideoWriter
 from pipeline.core.atomic import clean_temporaries, write_json
@@ -73,8 +78,8 @@ class FeatureStore:
         """Make a store, or open the one that is there, for writing.
 
         Raises:
-            StoreError: The store there is of another backbone or damaged, or the folder holds
-                something else.
+            StoreError: The store there is of another backbone or damaged, one of its parts is a
+                link, or the folder holds something else.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
@@ -92,8 +97,9 @@ class FeatureStore:
                 "backbone": spec.to_json(),
             }
             write_json(path / "store.json", value)
+        store = cls.open(path, digest=spec.digest)
         clean_temporaries(path, older_than_seconds=LEFTOVER_AGE_S)
-        return cls.open(path, digest=spec.digest)
+        return store
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, digest: str | None = None) -> FeatureStore:
@@ -104,9 +110,11 @@ class FeatureStore:
             digest: Digest of the backbone that the features must be from; None takes any.
 
         Raises:
-            StoreError: No store, a damaged one, one of another format version or another backbone.
+            StoreError: No store, a damaged one, one of another format version or another backbone,
+                or one of whose parts is a link.
         """
         path = Path(path)
+        check_parts(path)
         spec = _read_description(path)
         if digest is not None and digest != spec.digest:
             raise StoreError(
@@ -158,13 +166,20 @@ class FeatureStore:
         Raises:
             StoreError: It is not in the store, or its file is damaged.
         """
-        path, record = self._need(id)
-        try:
-            arrays = self._file(path).arrays(id)
-        except FileNotFoundError:  # packed since: it is in a shard now
+        for _ in range(2):
             path, record = self._need(id)
-            arrays = self._file(path).arrays(id)
-        return Features(id, self.spec.grid, self.digest, arrays, record.summary)
+            try:
+                arrays = self._file(path).arrays(id)
+            except FileNotFoundError:  # packed since: it is in a shard now
+                continue
+            except KeyError:  # the index does not fit the shard
+                self._index.rebuild()
+                continue
+            return Features(id, self.spec.grid, self.digest, arrays, record.summary)
+        raise StoreError(
+            f"the features of {id!r} are not in {path}, where the store's index has them",
+            hint=REPAIR_HINT,
+        )
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -187,6 +202,10 @@ class FeatureStore:
         The claim ends with the block or with the process, however that ends.
         """
         return self._locks.hold(f"video {id}", wait=False)
+
+    def is_claimed_elsewhere(self, id: str) -> bool:
+        """Whether another process is at a video; never where locks do not exclude any."""
+        return self._locks.is_held_elsewhere(f"video {id}")
 
     def pack(self, *, min_videos: int = 1, go_on: Callable[[], bool] = lambda: True) -> int:
         """Join finished videos into shards of up to 256 MB, and ledger files of ended writers.
@@ -320,7 +339,7 @@ def _read_description(path: Path) -> BackboneSpec:
         raise StoreError(
             f"{path} holds no feature store", hint="make one with pipeline extract --out"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{file} cannot be read: {error}") from error
     try:
         if value["format"] != FORMAT_NAME:
@@ -333,7 +352,7 @@ def _read_description(path: Path) -> BackboneSpec:
             )
         spec = BackboneSpec.from_json(value["backbone"])
         digest = value["digest"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StoreError(f"{file} is damaged: {error!r}") from error
     if digest != spec.digest:
         raise StoreError(f"{file} is damaged: its digest is not that of its backbone")

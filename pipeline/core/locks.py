@@ -7,6 +7,7 @@ mounts), every lock is granted: callers must stay correct then, at the price of 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -31,6 +32,9 @@ _owners: dict[tuple[int, str, str], tuple[int, int]] = {}  # (process, file, nam
 
 class LockFile:
     """Locks that share one file.
+
+    Where somebody has removed the file, or put another one in its place, the next lock that is
+    asked for is one of the file that is there now, and those that this process holds become so too.
 
     Args:
         path: The file; made on first use. It stays empty and is never removed.
@@ -58,6 +62,17 @@ class LockFile:
         finally:
             if granted:
                 self._give_back(key)
+
+    def is_held_elsewhere(self, name: str) -> bool:
+        """Whether another process holds the lock ``name``; False where locks exclude nobody."""
+        key = (os.getpid(), self._path, name)
+        with _guard:
+            if key in _owners:
+                return False
+            if not self._lock_byte(name):
+                return True
+            self._free_byte(name)
+            return False
 
     def keep(self, name: str) -> bool:
         """Hold the lock ``name`` until this process ends; returns whether it was free."""
@@ -94,9 +109,8 @@ class LockFile:
             thread, depth = _owners.pop(key)
             if depth > 1:
                 _owners[key] = (thread, depth - 1)
-            elif fcntl is not None:
-                with suppress(OSError):  # granted where there are no locks, or no file for them
-                    fcntl.lockf(self._descriptor(), fcntl.LOCK_UN, 1, _offset(key[2]))
+            else:
+                self._free_byte(key[2])
 
     def _lock_byte(self, name: str) -> bool:
         if fcntl is None:
@@ -109,11 +123,40 @@ class LockFile:
             return True
         return True
 
+    def _free_byte(self, name: str) -> None:
+        descriptor = _descriptors.get((os.getpid(), self._path))
+        if descriptor is not None:  # a file that is gone is not made for this
+            with suppress(OSError):  # granted where there are no locks
+                fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, _offset(name))
+
     def _descriptor(self) -> int:
+        """This process's descriptor of the file that has the name now."""
         key = (os.getpid(), self._path)
-        if key not in _descriptors:
-            _descriptors[key] = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        before = _descriptors.get(key)
+        if before is None or not _is_named(before, self._path):
+            now = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            _descriptors[key] = now
+            if before is not None:
+                os.close(before)  # first: were it the same file, this would end the new locks
+                self._take_again(now)
         return _descriptors[key]
+
+    def _take_again(self, descriptor: int) -> None:
+        """Lock what this process holds in a new file, as far as nobody there was quicker."""
+        for process, path, name in _owners:
+            if (process, path) == (os.getpid(), self._path):
+                with suppress(OSError):
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(name))
+
+
+def _is_named(descriptor: int, path: str) -> bool:
+    """Whether an open file is the one at ``path``; also where the disk does not say."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), Path(path).stat())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno != errno.ESTALE  # as a network folder calls a file that was removed
 
 
 def _offset(name: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import wave
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,42 @@ def test_loudness_survives_the_way_to_mono(zoo: Zoo) -> None:
         samples = read_all(open_audio(probe(zoo[name].path)))
         beep = samples[int(3.1 * 16_000) : int(3.3 * 16_000)]
         assert np.abs(beep).max() == pytest.approx(0.5, abs=0.03)
+
+
+def resampled_by_definition(sound: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Sound brought to a lower rate by the sum that defines kaiser_best, sample by sample.
+
+    y[m] = sum_n x[n] h(n / rate - m / target), where h is a sinc rolled off at 0.9476 of the lower
+    rate's half, of 64 of its periods to either side, under a Kaiser window of beta 14.77.
+    """
+    beta, cutoff, reach = 14.769656459379492, 0.9475937167399596 * target, 64 / target
+    seconds = np.arange(len(sound) * target // rate) / target
+    border = math.ceil(reach * rate)
+    first = np.ceil((seconds - reach) * rate).astype(int)
+    places = first[:, None] + np.arange(2 * border)
+    away = places / rate - seconds[:, None]
+    window = np.i0(beta * np.sqrt(np.maximum(0, 1 - (away / reach) ** 2))) / np.i0(beta)
+    kernel = np.where(abs(away) <= reach, np.sinc(cutoff * away) * window * cutoff / rate, 0)
+    heard = np.pad(sound, 2 * border)[places + 2 * border]
+    found: np.ndarray = (heard * kernel).sum(axis=1)
+    return found
+
+
+def test_rates_are_changed_as_the_public_extractors_do(tmp_path: Path) -> None:
+    """ffmpeg's own default is about 1 % away on real sound, and more on noise."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 22_050)
+    stored = np.clip(np.rint(noise * 32768), -32768, 32767).astype("<i2")
+    with wave.open(str(tmp_path / "noise.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(44_100)
+        file.writeframes(stored.tobytes())
+    samples = read_all(open_audio(probe(tmp_path / "noise.wav"), sample_rate=16_000))
+    expected = resampled_by_definition(stored / 32768, 44_100, 16_000)
+    assert abs(len(samples) - len(expected)) <= 1
+    inner = slice(200, 7_800)  # what lies within reach of the ends is treated in several ways
+    error = np.linalg.norm(samples[inner] - expected[inner]) / np.linalg.norm(expected[inner])
+    assert error < 3e-4
 
 
 def test_what_comes_before_a_late_sound_is_silence(zoo: Zoo) -> None:

@@ -111,7 +111,9 @@ def test_flash_and_beep_share_their_windows(zoo: Zoo, name: str) -> None:
     grid = WindowGrid()
     lit = min(j for j, frame in frames.items() if is_white(upright(frame, truth)))
     beep = beep_start(read_sound(info), RATE)
-    assert abs(grid.frame_second(lit) - beep) <= FRAME_S + 0.01
+    assert truth.flash is not None and truth.beep is not None
+    apart = truth.flash - truth.beep  # nothing, but for AVI with reordered frames
+    assert abs(grid.frame_second(lit) - beep - apart) <= FRAME_S + 0.01
     step = round(float(grid.to_grid(beep)))
     start, end = grid.span(max(0, step))
     assert start <= grid.frame_second(lit) < end
@@ -159,3 +161,21 @@ def test_a_hole_in_the_sound_is_filled(zoo: Zoo) -> None:
     samples = read_sound(probe(path))
     assert beep_start(samples, RATE) == pytest.approx(3.0, abs=0.012)
     assert len(samples) / RATE == pytest.approx(5.0, abs=0.05)
+
+
+@pytest.mark.parametrize("reader", ["auto", "ffmpeg"])
+def test_times_that_step_back_cost_no_more_than_two_frames(zoo: Zoo, reader: str) -> None:
+    """Two in ten neighbours of a Matroska file have each other's time, as a broken recorder's."""
+    plain, path = zoo.folder / "no_b_frames.mkv", zoo.folder / "swapped.mkv"
+    run_ffmpeg("-i", zoo["h264.mkv"].path, "-c:v", "libx264", "-bf", "0", "-c:a", "copy", plain)
+    later, earlier = "eq(mod(N\\,10)\\,4)", "eq(mod(N\\,10)\\,5)"
+    swap = f"setts=pts=PTS+40*{later}-40*{earlier}"
+    run_ffmpeg("-i", plain, "-c", "copy", "-bsf:v", swap, path)
+    info = probe(path)
+    video, frames = read_picture(info, reader=reader)
+    assert video.gaps == ()
+    assert info.duration == pytest.approx(5.0, abs=0.05)
+    wrong = {j: read_number(frame) - j * 25 // 16 for j, frame in frames.items() if j < 80}
+    assert set(range(80)) <= set(frames)
+    assert max(map(abs, wrong.values())) <= 2
+    assert np.mean([offset == 0 for offset in wrong.values()]) > 0.75

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from extractors.media.lengths import check_density
+from extractors.media.lengths import check_density, promised_end
 from extractors.media.probe import probe
 from fixtures.media import NAMES, Zoo, run_ffmpeg
 from pipeline.core.errors import MediaError
@@ -188,3 +189,49 @@ def test_only_hours_in_next_to_no_bytes_are_refused(
 ) -> None:
     with pytest.raises(MediaError) if sparse else contextlib.nullcontext():
         check_density(tmp_path / "clip.mp4", size, duration)
+
+
+def test_a_broken_off_avi_still_promises_what_its_header_says(zoo: Zoo, tmp_path: Path) -> None:
+    whole = zoo["mpeg4.avi"].path.read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) // 2])
+    video = probe(cut).video
+    assert video is not None
+    assert video.end == pytest.approx(5.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("frames", "ticks"), [(125, 125), (9_999, 9_999), (10_001, 100)])
+def test_an_avi_header_is_believed_within_reason(frames: int, ticks: int) -> None:
+    """Recorders that are cut off can leave any number there."""
+    container = SimpleNamespace(format=SimpleNamespace(name="avi"))
+    stream = SimpleNamespace(
+        duration=100, frames=frames, start_time=0, time_base=Fraction(1, 25), metadata={}
+    )
+    assert promised_end(container, stream, 0.0) == pytest.approx(ticks / 25)
+
+
+def test_fragments_behind_a_broken_one_are_promised_all_the_same(zoo: Zoo, tmp_path: Path) -> None:
+    """libavformat ends at the first place that is no box, and says nothing of the rest."""
+    source = tmp_path / "fragments.mp4"
+    run_ffmpeg(
+        *("-i", zoo["constant.mp4"].path, "-c:v", "libx264", "-g", "25", "-c:a", "copy"),
+        *("-movflags", "frag_keyframe+empty_moov", source),
+    )
+    whole = source.read_bytes()
+    assert probe(source).duration == pytest.approx(5.08, abs=0.05)
+    third = [place for place in range(len(whole)) if whole.startswith(b"moof", place)][2]
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(whole[: third - 200] + whole[third - 100 :])
+    # By its share of the bytes; two fragments, of a second each, can be reached.
+    assert probe(broken).duration == pytest.approx(5.0, rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("name", "tail"), [("constant.mp4", b""), ("constant.mp4", bytes(999)), ("h264.mkv", b"")]
+)
+def test_only_broken_fragments_lengthen_a_promise(
+    zoo: Zoo, tmp_path: Path, name: str, tail: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(zoo[name].path.read_bytes() + tail)
+    assert probe(path).duration == probe(zoo[name].path).duration

@@ -15,6 +15,7 @@ import extractors.stream as stream_module
 from extractors.buffer import SlidingBuffer
 from extractors.features import Rows, concatenate_rows
 from extractors.media.blocks import FrameBlock
+from extractors.media.gaps import Gap
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from extractors.media.probe import probe
 from extractors.spec import Backbone, Encoded
@@ -39,6 +40,7 @@ class FakeVideo:
     error: MediaError | None = None
     reader: str = "fake"
     fallback_reason: str = ""
+    gaps: tuple[Gap, ...] = ()
     closed: bool = False
 
     def __enter__(self) -> FakeVideo:
@@ -61,6 +63,7 @@ class FakeAudio:
     block: int = 5000
     error: MediaError | None = None
     reader: str = "fake"
+    gaps: tuple[Gap, ...] = ()
     closed: bool = False
 
     @property

@@ -28,7 +28,7 @@ from workflows.extraction.run import extract
 if __name__ == "__main__":
     try:
         report = extract([sys.argv[1]], sys.argv[2], backbone=SLOW_TOY, scheduler=sys.argv[3],
-                         workers=int(sys.argv[4]) or None)
+                         workers=int(sys.argv[4]) or None, at_once=int(sys.argv[5]) or None)
     except KeyboardInterrupt:
         sys.exit(130)
     except PipelineError as error:
@@ -44,13 +44,20 @@ def environment(delay: float) -> dict[str, str]:
 
 
 def start_extract(
-    videos: Path, out: Path, *, scheduler: str = "serial", delay: float = 0.05, workers: int = 0
+    videos: Path,
+    out: Path,
+    *,
+    scheduler: str = "serial",
+    delay: float = 0.05,
+    workers: int = 0,
+    at_once: int = 0,
 ) -> subprocess.Popen[str]:
     """One job; its process leads a group of its own."""
     script = out.parent / "extract_slow_toy.py"
     script.write_text(SCRIPT)
+    words = [str(videos), str(out), scheduler, str(workers), str(at_once)]
     return subprocess.Popen(
-        [sys.executable, str(script), str(videos), str(out), scheduler, str(workers)],
+        [sys.executable, str(script), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -91,7 +98,7 @@ class Cluster:
     ) -> None:
         self.folder = folder
         self._delay = delay
-        self._offer = offer
+        self.offer = offer  # of those that are added from now on
         self._options = options
         self._dashboard = (
             ["--dashboard-address", "127.0.0.1:0"] if dashboard else ["--no-dashboard"]
@@ -120,7 +127,7 @@ class Cluster:
         scratch = self.folder / f"scratch{len(self._processes)}"
         words = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
         words += ["--local-directory", str(scratch)]
-        words += ["--resources", self._offer] if self._offer else []
+        words += ["--resources", self.offer] if self.offer else []
         words += self._options
         return self._start(words)
 
@@ -130,10 +137,19 @@ class Cluster:
         for child in psutil.Process(nanny.pid).children(recursive=True):
             child.kill()
 
-    def restart_scheduler(self) -> None:
-        """SIGKILL, then a new one at the same address."""
+    def end_a_worker(self, number: int) -> None:
+        """SIGKILL for a worker and its nanny: it does not come again."""
+        _kill_tree(self.workers[number].pid)
+        self.workers[number].wait()
+
+    def kill_the_scheduler(self) -> None:
+        """SIGKILL."""
         _kill_tree(self.scheduler.pid)
         self.scheduler.wait()
+
+    def restart_scheduler(self) -> None:
+        """SIGKILL, then a new one at the same address."""
+        self.kill_the_scheduler()
         self.scheduler = self._start_scheduler()
 
     def _start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:

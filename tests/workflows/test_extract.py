@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,15 @@ import pytest
 import workflows.extraction.run as extract_module
 import workflows.extraction.task as task_module
 from extractors.registry import BackboneRow
+from extractors.spec import Backbone
 from extractors.storage.store import FeatureStore
 from extractors.stream import extract_features
+from extractors.windows import WindowGrid
 from fixtures.backbones import DEADLY_TOY, SLOW_TOY, TOY, toy
 from fixtures.media import run_ffmpeg
 from pipeline.core.errors import EnvironmentFault, NothingMatchedError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
-from workflows.extraction.report import ExtractRow
+from workflows.extraction.report import BUSY, ExtractRow
 from workflows.extraction.run import ExtractReport, extract
 from workflows.extraction.task import ExtractJob, extract_one
 
@@ -290,15 +293,22 @@ def test_two_deaths_set_a_video_aside(videos: Path, out: Path) -> None:
     assert outcomes(run(videos, out=out))["white.mp4"] == "skipped"
 
 
-def test_a_video_that_another_process_extracts_is_left_to_it(videos: Path, out: Path) -> None:
+@pytest.mark.parametrize("answered_for", [True, False], ids=["another run", "nobody"])
+def test_a_video_that_another_process_extracts_is_left_to_it(
+    videos: Path, out: Path, answered_for: bool
+) -> None:
+    """Whose run has a video answers for it; one that no run has is not done, and that is said."""
     FeatureStore.create(out, TOY.spec)
     script = (
-        "import sys\nfrom extractors.storage.store import FeatureStore\n"
-        "with FeatureStore.open(sys.argv[1]).claim('green.mp4'):\n"
+        "import contextlib, sys\nfrom extractors.storage.store import FeatureStore\n"
+        "from workflows.extraction.presence import present\n"
+        "store = FeatureStore.open(sys.argv[1])\n"
+        "run = present(store) if sys.argv[2] == 'True' else contextlib.nullcontext()\n"
+        "with run, store.claim('green.mp4'):\n"
         "    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", script, str(out)],
+        [sys.executable, "-c", script, str(out), str(answered_for)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
@@ -306,7 +316,12 @@ def test_a_video_that_another_process_extracts_is_left_to_it(videos: Path, out: 
     assert child.stdout is not None and child.stdout.readline()
     report = run(videos, out=out)
     rows = {row.id: row for row in report.rows}
-    assert rows["green.mp4"].reason == "another process is extracting it"
+    if answered_for:
+        assert report.exit_code == 0 and rows["green.mp4"].outcome == "skipped"
+        assert "skipped      green.mp4: another process is extracting it" in report.format_table()
+    else:
+        assert report.exit_code == 1 and rows["green.mp4"].outcome == "failed"
+        assert "no running job answers for" in report.format_table()
     child.kill()
     child.wait()
     assert outcomes(run(videos, out=out))["green.mp4"] == "done"
@@ -441,7 +456,12 @@ def test_killed_at_any_moment_and_run_again_it_is_as_if_never_killed(
 
 @pytest.mark.parametrize(
     ("scheduler", "number"),
-    [("serial", signal.SIGINT), ("serial", signal.SIGTERM), ("dask", signal.SIGINT)],
+    [
+        ("serial", signal.SIGINT),
+        ("serial", signal.SIGTERM),
+        ("dask", signal.SIGINT),
+        ("dask", signal.SIGTERM),
+    ],
 )
 def test_an_interrupt_ends_in_good_order_and_counts_as_no_crash(
     videos: Path, out: Path, scheduler: str, number: signal.Signals
@@ -503,15 +523,99 @@ def test_a_video_whose_holder_dies_during_the_run_is_not_left_undone(
         [sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE, cwd=ROOT
     )
     assert child.stdout is not None and child.stdout.readline()
-    settle = extract_module._orphans
+    settle, reasons = extract_module.await_orphans, []
 
-    def end_the_holder(jobs, rows, store):
-        assert {row.reason for row in rows if row.id == "green.mp4"} == {extract_module.BUSY}
+    def end_the_holder(jobs, rows, store, *, seconds):
+        reasons.extend(row.reason for row in rows if row.id == "green.mp4")
         child.kill()
         child.wait()
-        return settle(jobs, rows, store)
+        return settle(jobs, rows, store, seconds=seconds)
 
-    monkeypatch.setattr(extract_module, "_orphans", end_the_holder)
+    monkeypatch.setattr(extract_module, "await_orphans", end_the_holder)
     report = run(videos, out=out)
     child.stdout.close()
+    assert reasons[0] == BUSY
     assert outcomes(report) == dict.fromkeys(sorted(CLIPS), "done")
+
+
+OTHER_GRID = WindowGrid(fps=Fraction(16), window=16, stride=8, sample_rate=16_000)
+
+
+def load_other_toy(*, device: str, threads: int | None) -> Backbone:
+    return toy(grid=OTHER_GRID)
+
+
+OTHER_TOY = BackboneRow(toy(grid=OTHER_GRID).spec, load_other_toy)
+
+
+@pytest.mark.parametrize("backbones", [(TOY, OTHER_TOY, TOY), (TOY, TOY, TOY)])
+def test_a_store_that_is_made_again_in_its_place_gets_all_videos(
+    videos: Path, out: Path, backbones: tuple[BackboneRow, ...]
+) -> None:
+    """Whatever this process remembers of the folder that was there."""
+    for backbone in backbones:
+        report = run(videos, out=out, backbone=backbone)
+        assert outcomes(report) == dict.fromkeys(sorted(CLIPS), "done")
+        store = FeatureStore.open(out, digest=backbone.spec.digest)
+        assert store.ids() == sorted(CLIPS)
+        assert list(store.verify()) == []
+        assert run(videos, out=out, backbone=backbone).counts["skipped"] == len(CLIPS)
+        shutil.rmtree(out)
+
+
+def test_nets_whose_features_are_not_the_stores_write_nothing(videos: Path, out: Path) -> None:
+    """As on a worker that has another version of the program."""
+    changed = BackboneRow(TOY.spec, load_other_toy)
+    with pytest.raises(StoreError, match=rf"{OTHER_TOY.spec.digest}.*the same version"):
+        run(videos, out=out, backbone=changed)
+    store = FeatureStore.open(out)
+    assert store.ids() == [] and not list(out.glob("*/*.safetensors"))
+    assert store.ledger.latest("started") == {}
+    assert run(videos, out=out).counts["done"] == len(CLIPS)
+
+
+def test_weights_that_changed_since_the_last_run_are_loaded_again(
+    videos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, row in enumerate((TOY, OTHER_TOY, TOY)):
+        spec = replace(row.spec, name="lite")
+        nets = replace(row.load(device="cpu", threads=None), spec=spec)
+        monkeypatch.setattr(extract_module, "backbone_spec", lambda name, spec=spec, **_: spec)
+        monkeypatch.setattr(task_module, "load_backbone", lambda name, nets=nets, **_: nets)
+        report = extract([videos / "green.mp4"], tmp_path / str(number), backbone="lite")
+        assert outcomes(report) == {"green.mp4": "done"}
+        found = FeatureStore.open(tmp_path / str(number)).read("green.mp4")
+        expected = extract_features(videos / "green.mp4", nets)
+        assert found.digest == expected.digest == spec.digest
+        assert np.array_equal(found["audio"], expected["audio"])
+
+
+def test_an_interrupt_says_nothing_of_what_another_job_on_the_store_is_at(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "SETTLE_S", 0.2)
+    store = FeatureStore.create(out, TOY.spec)
+    for id in ("ours", "theirs", "of no job"):
+        store.ledger.append(LedgerRow(id, "started"))
+    script = (
+        "import sys\nfrom extractors.storage.store import FeatureStore\n"
+        "with FeatureStore.open(sys.argv[1]).claim('theirs'):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    jobs = [
+        ExtractJob(id, id, str(out), TOY, "cpu", "auto", overwrite=False)
+        for id in ("ours", "theirs", "never begun")
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        extract_module._note_interrupted(jobs, store)
+        latest = {id: row.outcome for id, row in store.ledger.latest().items()}
+        assert latest == {"ours": "skipped", "theirs": "started", "of no job": "started"}
+        child.communicate()
+    extract_module._note_interrupted(jobs, store)  # nobody is at it any more
+    assert store.ledger.latest()["theirs"].reason == "interrupted"

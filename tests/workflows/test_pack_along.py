@@ -17,7 +17,7 @@ from workflows.extraction.groups import Results
 from workflows.extraction.pack_along import packing_along
 from workflows.extraction.report import ExtractRow
 from workflows.extraction.task import ExtractJob
-from workflows.schedule import TaskResult
+from workflows.tasks import TaskResult
 
 SPEC = toy().spec
 

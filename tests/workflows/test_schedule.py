@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import EnvironmentFault, MediaError, UsageError
-from workflows.schedule import TaskResult, local_gpus, run_tasks
+from workflows.machine import local_gpus
+from workflows.schedule import run_tasks
+from workflows.tasks import TaskResult
 
 ROOT = Path(__file__).parents[2]
 

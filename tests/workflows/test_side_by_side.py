@@ -116,6 +116,26 @@ def test_leaving_early_asks_the_tasks_to_leave() -> None:
     assert len(left) >= 2 and 0 not in left
 
 
+def test_who_takes_the_results_in_a_thread_that_is_asked_to_leave_passes_that_on() -> None:
+    left: list[int] = []
+    begun = threading.Barrier(3, timeout=60)
+
+    def work(item: int) -> None:
+        begun.wait()
+        try:
+            wait_until_interrupted()
+        except KeyboardInterrupt:
+            left.append(item)
+            raise
+
+    stop = threading.Event()
+    thread = in_thread(stop, lambda: list(run_side_by_side(work, range(5), at_once=2)))
+    begun.wait()
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive() and sorted(left) == [0, 1]
+
+
 def test_a_task_that_is_interrupted_itself_interrupts_the_run() -> None:
     def work(item: int) -> None:
         raise KeyboardInterrupt
@@ -129,7 +149,7 @@ def test_none_at_once_is_refused() -> None:
         list(run_side_by_side(print, [1], at_once=0))
 
 
-def in_thread(stop: threading.Event, work: Callable[[], None]) -> threading.Thread:
+def in_thread(stop: threading.Event, work: Callable[[], object]) -> threading.Thread:
     def run() -> None:
         with interrupted_by(stop), pytest.raises(KeyboardInterrupt):
             work()

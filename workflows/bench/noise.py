@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from extractors.features import ARRAY_TYPES, Rows
 from extractors.media.audio import BLOCK_SECONDS
 from extractors.media.blocks import FrameBlock, block_length
+from extractors.media.gaps import Gap
 from extractors.media.info import MediaInfo
 from extractors.shapes import array_shapes
 from extractors.spec import BackboneSpec
@@ -28,6 +29,7 @@ class _Open:
     reader = "noise"
     fallback_reason = ""
     end = 0.0
+    gaps: tuple[Gap, ...] = ()
 
     def __enter__(self) -> Self:
         return self

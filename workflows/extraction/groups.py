@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 from extractors.storage.store import FeatureStore
 from workflows.extraction.attempts import CRASHES, Attempts, read_attempts
-from workflows.extraction.report import ExtractRow
+from workflows.extraction.report import BUSY, ExtractRow
 from workflows.extraction.task import ExtractGroup, ExtractJob
-from workflows.schedule import TaskResult
+from workflows.tasks import TaskResult
 
 GPU_AT_ONCE = 4  # one decodes as fast as one core can, which a GPU waits for
 CPU_AT_ONCE = 2  # one waits for its decoder or its disk while the other has the cores
 MOST_ROUNDS = 8  # videos of a group for each that is in flight: its end leaves places empty
 MOST_BYTES = 4 << 30  # files of a group together: long videos go one round at a time
-TRIALS = 3  # of a video whose worker died without the ledger blaming it: while it loaded the nets
+TRIALS = (
+    6  # of a video whose workers died without the ledger blaming it: while they loaded the nets
+)
 SHARE = 16  # of what is left a group takes at most so manyth: the workers end at about one time
 
 Results = Generator[TaskResult[ExtractJob, ExtractRow], None, None]
@@ -45,7 +47,7 @@ def choose_at_once(at_once: int | None, *, device: str, on_gpu: bool, here: bool
 
 
 def group_jobs(
-    jobs: Sequence[ExtractJob], *, at_once: int, alone: Set[str] = frozenset()
+    jobs: Sequence[ExtractJob], *, at_once: Callable[[], int], alone: Set[str] = frozenset()
 ) -> Iterator[ExtractGroup]:
     """What each task of a cluster is given, made when a worker is free.
 
@@ -54,24 +56,24 @@ def group_jobs(
 
     Args:
         jobs: All jobs.
-        at_once: How many of a group are in flight.
+        at_once: How many of a group are in flight; asked for each, as GPUs may come later.
         alone: Ids of those that must have their process for themselves.
     """
     left = len(jobs)
     group: list[ExtractJob] = []
     size = 0
     for job in jobs:
-        bytes_of_job = _size(job)
-        most = max(at_once, min(MOST_ROUNDS * at_once, left // SHARE)) if at_once > 1 else 1
-        full = len(group) >= most or (len(group) >= at_once and size + bytes_of_job > MOST_BYTES)
+        bytes_of_job, flying = _size(job), at_once()
+        most = max(flying, min(MOST_ROUNDS * flying, left // SHARE)) if flying > 1 else 1
+        full = len(group) >= most or (len(group) >= flying and size + bytes_of_job > MOST_BYTES)
         if group and (full or job.id in alone or group[0].id in alone):
-            yield _group(group, at_once)
+            yield _group(group, flying)
             left -= len(group)
             group, size = [], 0
         group.append(job)
         size += bytes_of_job
     if group:
-        yield _group(group, at_once)
+        yield _group(group, at_once())
 
 
 def _group(jobs: Sequence[ExtractJob], at_once: int) -> ExtractGroup:
@@ -93,9 +95,11 @@ class Trials:
     def __init__(self, store: FeatureStore) -> None:
         self._store = store
         self._again: Counter[str] = Counter()
+        self._met: set[str] = set()
 
     def __call__(self, group: ExtractGroup) -> list[ExtractGroup]:
         """Smaller groups, or the same one again; none where its video is to blame."""
+        self._met.update(job.id for job in group.jobs)
         if len(group.jobs) > 1:
             return [_group([job], 1) for job in group.jobs]
         (job,) = group.jobs
@@ -105,22 +109,50 @@ class Trials:
             return []
         return [group]
 
+    def credited(
+        self, result: TaskResult[ExtractJob, ExtractRow]
+    ) -> TaskResult[ExtractJob, ExtractRow]:
+        """The result of a job; as done what a worker of this run had done before it died."""
+        row = result.value
+        if row is None or row.id not in self._met or row.outcome != "skipped" or row.reason == BUSY:
+            return result
+        done = row_of_stored(row, self._store)
+        return result if done is None else replace(result, value=done)
+
 
 def results_of_jobs(
     results: Generator[
         TaskResult[ExtractGroup, list[TaskResult[ExtractJob, ExtractRow]]], None, None
     ],
+    trials: Trials,
 ) -> Results:
     """The results of groups as results of their jobs."""
     try:
         for result in results:
             if result.value is not None:
-                yield from result.value
+                yield from map(trials.credited, result.value)
                 continue
             for job in result.item.jobs:
-                yield TaskResult(job, error=result.error, died=result.died, seconds=result.seconds)
+                yield TaskResult(
+                    job, error=result.error, deaths=result.deaths, seconds=result.seconds
+                )
     finally:
         results.close()
+
+
+def row_of_stored(row: ExtractRow, store: FeatureStore) -> ExtractRow | None:
+    """The row of a video that a process of this run stored without telling it; None without it."""
+    known = store.get(row.id)
+    if known is None:
+        return None
+    summary = known.summary
+    return replace(
+        row,
+        outcome=summary.status,
+        reason="; ".join(summary.notes),
+        steps=summary.steps,
+        media_seconds=summary.duration,
+    )
 
 
 def _size(job: ExtractJob) -> int:

@@ -105,8 +105,8 @@ class ExtractReport:
     def format_table(self) -> str:
         """The report for a terminal: videos that need attention, then the sums."""
         lines: list[str] = []
-        for outcome in ("quarantined", "failed", "partial", "done"):
-            chosen = [row for row in self.rows if row.outcome == outcome and row.reason]
+        for outcome in ("quarantined", "failed", "skipped", "partial", "done"):
+            chosen = [row for row in self.rows if row.outcome == outcome and _is_told(row)]
             lines += [f"{outcome:<12} {row.id}: {row.reason}" for row in chosen[:SHOWN]]
             if len(chosen) > SHOWN:
                 lines.append(f"{outcome:<12} ... and {len(chosen) - SHOWN} more")
@@ -135,6 +135,11 @@ class ExtractReport:
         if plan.unknown:
             text += f"; {plan.unknown} do not say how long they are"
         return text
+
+
+def _is_told(row: ExtractRow) -> bool:
+    """Whether the user must know; of what was done before, the number will do."""
+    return row.reason == BUSY if row.outcome == "skipped" else bool(row.reason)
 
 
 def _clock(seconds: float) -> str:

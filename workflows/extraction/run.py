@@ -28,11 +28,13 @@ from pipeline.core.errors import (
     UsageError,
 )
 from pipeline.core.ledger import LedgerRow
-from workflows.extraction.attempts import CRASHES
+from workflows.extraction.attempts import CRASHES, NOTHING, read_attempts
 from workflows.extraction.groups import Results, Trials, choose_at_once, group_jobs, results_of_jobs
+from workflows.extraction.orphans import CLOSING_S, SETTLE_S, await_orphans, judge_orphans
 from workflows.extraction.pack_along import packing_along
 from workflows.extraction.plan import estimate, make_plan, reason_of
-from workflows.extraction.report import BUSY, ExtractReport, ExtractRow
+from workflows.extraction.presence import present
+from workflows.extraction.report import ExtractReport, ExtractRow
 from workflows.extraction.side_by_side import run_side_by_side
 from workflows.extraction.store_faults import disk_fault, is_disk_fault, told
 from workflows.extraction.task import (
@@ -44,10 +46,12 @@ from workflows.extraction.task import (
 )
 from workflows.extraction.watchdog import PATIENCE_S
 from workflows.inputs import MediaItem, find_media
+from workflows.machine import local_gpus
 from workflows.progress import Progress
-from workflows.schedule import TaskResult, local_gpus, run_tasks
+from workflows.schedule import run_tasks
+from workflows.tasks import TaskResult
 
-SETTLE_S = 2.0  # for workers that were given up to end
+ROUNDS = 3  # in which videos are tried again that another process had and did not finish
 PACK_VIDEOS = 64  # small files from which on it is worth joining them into shards
 
 Place = Callable[..., Any]  # run_tasks with all said but what to run
@@ -171,7 +175,7 @@ def extract(
     )
     with told(store.path):
         with packing_along(store) as along:
-            rows += _run_all(jobs, along(run), store)
+            rows += _run_all(jobs, along(run), store, here=here)
         if jobs or os.access(store.path, os.W_OK):  # a finished store may lie on a read-only disk
             store.pack(min_videos=PACK_VIDEOS)
     return ExtractReport(_in_order(rows, items), time.perf_counter() - started)
@@ -220,48 +224,36 @@ def _run_there(
 ) -> Results:
     """Results of jobs in the processes of a scheduler, each of which is given some at a time."""
 
-    def groups(on_gpu: bool) -> Iterator[ExtractGroup]:
-        return group_jobs(jobs, at_once=choose(on_gpu=on_gpu), alone=alone)
+    def groups(on_gpu: Callable[[], bool]) -> Iterator[ExtractGroup]:
+        return group_jobs(jobs, at_once=lambda: choose(on_gpu=on_gpu()), alone=alone)
 
-    return results_of_jobs(place(extract_group, groups, divide=Trials(store)))
+    trials = Trials(store)
+    return results_of_jobs(place(extract_group, groups, divide=trials), trials)
 
 
 def _run_all(
     jobs: Sequence[ExtractJob],
     run: Callable[[Sequence[ExtractJob]], Results],
     store: FeatureStore,
+    *,
+    here: bool,
 ) -> list[ExtractRow]:
-    """Rows of all jobs; what a process held that has gone since is tried once more."""
+    """Rows of all jobs; what another process had and did not finish is tried again."""
     results = run(jobs)  # refuses an unknown scheduler though there may be nothing to do
-    rows = _run(jobs, results, store) if jobs else []
-    orphans = _orphans(jobs, rows, store)
-    if not orphans:
-        return rows
-    again = {job.id for job in orphans}
-    return [row for row in rows if row.id not in again] + _run(orphans, run(orphans), store)
-
-
-def _orphans(
-    jobs: Sequence[ExtractJob], rows: Sequence[ExtractRow], store: FeatureStore
-) -> list[ExtractJob]:
-    """Videos that were left to another process which holds them no more.
-
-    Dask gives a task of a worker that it believes dead to the next one, while the first may still
-    be at it: it ends within moments, and nobody else would do its video.
-    """
-    busy = {row.id for row in rows if row.reason == BUSY}
-    waiting, free = [job for job in jobs if job.id in busy], []
-    end = time.monotonic() + SETTLE_S
-    while waiting:
-        for job in list(waiting):
-            with store.claim(job.id) as mine:
-                if mine:
-                    waiting.remove(job)
-                    free.append(job)
-        if not waiting or time.monotonic() > end:
-            break
-        time.sleep(SETTLE_S / 10)
-    return free
+    if not jobs:
+        return []
+    with present(store) as others:
+        alone = not others()
+        rows = _run(jobs, results, store)
+        for _ in range(ROUNDS):
+            with _interruptible():
+                left = await_orphans(jobs, rows, store, seconds=SETTLE_S if here else CLOSING_S)
+            if not left:
+                break
+            again = {job.id for job in left}
+            rows = [row for row in rows if row.id not in again] + _run(left, run(left), store)
+        ours = alone and not here and not others()
+        return judge_orphans(rows, jobs, store, others=others, ours=ours)
 
 
 def _run(
@@ -303,9 +295,7 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
         return result.value
     job, error = result.item, result.error
     if result.died:
-        reason = f"its worker process died {CRASHES} times"
-        store.ledger.append(LedgerRow(job.id, "quarantined", reason=reason))
-        return ExtractRow(job.id, job.path, "quarantined", reason=reason)
+        return _row_of_dead(result, store)
     if isinstance(error, PipelineError) and meets_every_video(error):
         store.ledger.append(LedgerRow(job.id, "skipped", reason=reason_of(error)))
         raise error
@@ -317,12 +307,35 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
     return ExtractRow(job.id, job.path, "failed", reason=reason, seconds=result.seconds)
 
 
+def _row_of_dead(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> ExtractRow:
+    """Set a video aside of which workers died; one that was only beside them is tried again."""
+    job = result.item
+    crashes = read_attempts(store.ledger).get(job.id, NOTHING).crashes
+    if crashes >= CRASHES:
+        reason = f"its worker process died {crashes} times while extracting it"
+        store.ledger.append(LedgerRow(job.id, "quarantined", reason=reason))
+        return ExtractRow(job.id, job.path, "quarantined", reason=reason)
+    reason = f"{result.deaths} workers that had it ended or died before they had done it"
+    store.ledger.append(LedgerRow(job.id, "skipped", reason=reason))
+    return ExtractRow(job.id, job.path, "failed", reason=reason)
+
+
 def _note_interrupted(jobs: Sequence[ExtractJob], store: FeatureStore) -> None:
-    """End the attempts of workers that end with this run: they are no crashes."""
+    """End the attempts of workers that end with this run: they are no crashes.
+
+    What another process holds after a moment is not this run's to end: another job is at it.
+    """
     begun = store.ledger.latest("started")
-    for job in jobs:
-        if job.id in begun:
-            store.ledger.append(LedgerRow(job.id, "skipped", reason="interrupted"))
+    left = [job.id for job in jobs if job.id in begun]
+    end = time.monotonic() + SETTLE_S
+    while left:
+        held = [id for id in left if store.is_claimed_elsewhere(id)]
+        for id in set(left).difference(held):
+            store.ledger.append(LedgerRow(id, "skipped", reason="interrupted"))
+        if time.monotonic() > end:
+            break
+        left = held
+        time.sleep(SETTLE_S / 10 if held else 0)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 What the tasks share, such as a loaded net, sees to its own order. Signals reach only the main
 thread: when it stops taking results, the threads are asked to leave (`extractors.interruption`).
+Where whoever takes the results is a thread that was asked to leave itself, it passes that on.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
-from extractors.interruption import interrupted_by
-from workflows.schedule import TaskResult, guarded
+from extractors.interruption import POLL_S, check_interruption, interrupted_by, interruption
+from workflows.tasks import TaskResult, guarded
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -35,7 +36,8 @@ def run_side_by_side(
 
     A thread takes its next item when it is done with one: never are more than ``at_once`` begun
     and not ended. A task that raises gives a result that says so. Closing the iterator, or an
-    interrupt, asks all tasks to leave by a `KeyboardInterrupt`, and waits for that for a while.
+    interrupt of this thread, by a signal or by its event, asks all tasks to leave by a
+    `KeyboardInterrupt`, and waits for that for a while.
 
     Args:
         task: What to run.
@@ -78,7 +80,7 @@ def run_side_by_side(
             thread.start()
         running = at_once
         while running:
-            result = results.get()
+            result = _next_of(results)
             if isinstance(result, TaskResult):
                 yield result
                 continue
@@ -88,6 +90,17 @@ def run_side_by_side(
     finally:
         stop.set()
         _await(threads)
+
+
+def _next_of(results: queue.SimpleQueue[Value]) -> Value:
+    """Wait for the next one, and for an interruption of this thread."""
+    while interruption() is not None:
+        check_interruption()
+        try:
+            return results.get(timeout=POLL_S)
+        except queue.Empty:
+            continue
+    return results.get()
 
 
 class _Left:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from extractors.features import Summary
-from extractors.media.probe import probe
+from extractors.media.probe_apart import probe_apart
 from extractors.registry import BackboneRow, load_backbone
 from extractors.spec import Backbone
 from extractors.storage.records import Source, fingerprint
@@ -27,7 +27,7 @@ from workflows.extraction.report import BUSY, ExtractRow
 from workflows.extraction.side_by_side import run_side_by_side
 from workflows.extraction.store_faults import is_disk_fault
 from workflows.extraction.watchdog import PATIENCE_S, Watchdog
-from workflows.schedule import TaskResult, guarded
+from workflows.tasks import TaskResult, guarded
 
 _loading = threading.Lock()  # of what a process has once, for whichever thread comes first
 
@@ -106,7 +106,7 @@ def extract_one(job: ExtractJob) -> ExtractRow:
         PipelineError: Something is wrong that other videos would meet too.
     """
     with _loading:
-        store = _store(job.store)
+        store = _store(job.store, _made(job.store))
     with store.claim(job.id) as mine:
         if not mine:
             return ExtractRow(job.id, job.path, "skipped", reason=BUSY)
@@ -124,7 +124,7 @@ def _extract_claimed(job: ExtractJob, store: FeatureStore) -> ExtractRow:
             )
         # Before the start: it says nothing of the file.
         with _loading:
-            backbone = _backbone(job.backbone, job.device, job.weights_dir, job.offline)
+            backbone = _backbone_of(store, job)
         company = {"shared": True} if job.shared else {}
         store.ledger.append(LedgerRow(job.id, "started", details=company))
         summary = _write(job, store, backbone, source)
@@ -148,11 +148,12 @@ def _is_stored(job: ExtractJob, store: FeatureStore) -> bool:
 
 
 def _write(job: ExtractJob, store: FeatureStore, backbone: Backbone, source: Source) -> Summary:
-    stream = FeatureStream(probe(job.path), backbone, reader=job.reader)
     with (
         Watchdog(job.path, patience=job.patience) as watchdog,
         store.writer(job.id, source=source) as writer,
     ):
+        stream = FeatureStream(probe_apart(job.path), backbone, reader=job.reader)
+        watchdog.pat()
         for rows in stream:
             watchdog.pat()
             writer.append(rows)
@@ -187,18 +188,47 @@ def _finished(
     )
 
 
+def _backbone_of(store: FeatureStore, job: ExtractJob) -> Backbone:
+    """The nets of this process, if their features are those of the store.
+
+    Raises:
+        StoreError: They are others: another version of the program, or other weights.
+    """
+    found = _backbone(job.backbone, job.device, job.weights_dir, job.offline, store.digest)
+    if found.spec.digest != store.digest:
+        raise StoreError(
+            f"the store {store.path} is for features with digest {store.digest}, the backbone "
+            f"{found.spec.name!r} of this process makes some with digest {found.spec.digest}",
+            hint="give every machine the same version of the program and the same weights",
+        )
+    return found
+
+
 @lru_cache(maxsize=1)
 def _backbone(
-    backbone: str | BackboneRow, device: str, weights_dir: str | None, offline: bool | None
+    backbone: str | BackboneRow,
+    device: str,
+    weights_dir: str | None,
+    offline: bool | None,
+    digest: str,
 ) -> Backbone:
-    """The nets of this process."""
+    """The nets of this process; read again for a store of another digest, as weights may change."""
     if isinstance(backbone, BackboneRow):
         with network(offline=offline):
             return backbone.load(device=device, threads=None)
     return load_backbone(backbone, device=device, weights_dir=weights_dir, offline=offline)
 
 
+def _made(path: str) -> tuple[int, int] | None:
+    """Tells a store from one that was made anew in its place; None where there is none."""
+    try:
+        status = (Path(path) / "store.json").stat()
+    except OSError:  # opening it will say what is wrong
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 @lru_cache(maxsize=1)
-def _store(path: str) -> FeatureStore:
-    """The store, opened once per process."""
+def _store(path: str, made: tuple[int, int] | None) -> FeatureStore:
+    """The store, opened once per process; again where ``made`` differs."""
     return FeatureStore.open(Path(path))
