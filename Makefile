@@ -1,4 +1,5 @@
 PYTHON ?= python
+GPU_JSON ?= build/gpu-backbones.json
 
 .PHONY: check test torture bench gpu-check docker-check
 
@@ -10,7 +11,7 @@ check:  ## style, formatting and types
 test:  ## the whole suite; needs no network and no system package
 	$(PYTHON) -m pytest -n 2
 
-torture:  ## 432 damaged files and 50 rounds of killed processes; a quarter of an hour on 2 cores
+torture:  ## 448 damaged files and 50 rounds of killed processes; a quarter of an hour on 2 cores
 	TORTURE=full $(PYTHON) -m pytest -n 2 tests/torture
 
 bench:  ## speed and memory on this machine, over a video that it makes itself
@@ -31,3 +32,5 @@ gpu-check:  ## tests and timings that need a CUDA device; fails when there is no
 	$(PYTHON) -m pytest -m gpu
 	$(PYTHON) -m pipeline bench precision --device cuda
 	$(PYTHON) -m pipeline bench epoch --device cuda
+	mkdir -p $(dir $(GPU_JSON))
+	$(PYTHON) -m pipeline bench backbones --device cuda --json $(GPU_JSON)

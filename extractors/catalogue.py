@@ -13,11 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from extractors.hf.model import is_hf
-from extractors.i3d_vggish_spec import (
-    PIERGIAJ_FLOW_WEIGHTS,
-    PIERGIAJ_RGB_WEIGHTS,
-    VGGISH_PCA_WEIGHTS,
-)
+from extractors.i3d_vggish_spec import VGGISH_PCA_WEIGHTS
 from extractors.onepeace.conversions import CONVERSIONS, conversion_of
 from extractors.onepeace.spec import VISION_WEIGHTS
 from extractors.registry import BACKBONES, backbone_spec
@@ -28,7 +24,7 @@ from extractors.weights.find import find_weights
 from pipeline.core.errors import UsageError
 
 # Of no backbone in the table, but of options of its nets.
-_OPTIONAL = (VGGISH_PCA_WEIGHTS, VISION_WEIGHTS, PIERGIAJ_RGB_WEIGHTS, PIERGIAJ_FLOW_WEIGHTS)
+_OPTIONAL = (VGGISH_PCA_WEIGHTS, VISION_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +132,7 @@ def _conversions(entries: Mapping[str, CatalogueEntry]) -> dict[str, CatalogueEn
     """Files that are made of those of the catalogue, by name."""
     found = {}
     for made in CONVERSIONS:
-        names = () if made.optional else entries[made.checkpoints[0].file].backbones
+        names = () if made.optional else entries[made.checkpoint.file].backbones
         found[made.weights.file] = CatalogueEntry(made.weights, (), names, conversion=True)
     return found
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from extractors.i3d_vggish_spec import (
-    I3D_VGGISH,
-)
+from extractors.i3d_vggish_spec import I3D_VGGISH
 from extractors.spec import Backbone, BackboneSpec
 
 
@@ -47,7 +45,11 @@ class I3DVggishLoader:
                 chosen, spec=self.spec.vision, grid=grid, threads=threads, weights_dir=weights_dir
             ),
             load_vggish(
-                chosen, spec=self.spec.audio, grid=grid, threads=threads, weights_dir=weights_dir
+                chosen,
+                weights=self.spec.audio.weights,
+                grid=grid,
+                threads=threads,
+                weights_dir=weights_dir,
             ),
         )
 

@@ -7,6 +7,7 @@ the nets and their loader read.
 
 from __future__ import annotations
 
+from extractors.media.resampling import KAISER_BEST_WORDS
 from extractors.spec import BackboneSpec, EncoderSpec, WeightsFile
 from extractors.windows import WindowGrid
 
@@ -37,9 +38,9 @@ YAMNET = EncoderSpec(
     classes=521,
     unit="window",
     preprocessing=(
-        "16 kHz mono in [-1, 1], middle 15600 samples of the window, 96 frames of 400 every 160, "
-        "periodic Hann, magnitude of a 512-point transform, 64 HTK mel bands 125..7500 Hz, "
-        "ln(mel + 0.001), sigmoid"
+        f"16 kHz mono in [-1, 1], {KAISER_BEST_WORDS}, middle 15600 samples of the window, 96 "
+        "frames of 400 every 160, periodic Hann, magnitude of a 512-point transform, 64 HTK mel "
+        "bands 125..7500 Hz, ln(mel + 0.001), sigmoid"
     ),
     normalised=False,
     weights=WeightsFile(

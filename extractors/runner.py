@@ -12,7 +12,7 @@ On an accelerator batches have one fixed shape, and rows of several videos share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier, Lock
 from typing import Any
@@ -25,7 +25,9 @@ from torch import Tensor
 from extractors.interruption import check_interruption, result_of
 from extractors.joint import DEVICE_ROWS, JointBatches
 
-Forward = Callable[[Tensor], tuple[Tensor, ...]]
+Inputs = Tensor | Mapping[str, Tensor]
+Forward = Callable[[Any], tuple[Tensor, ...]]
+Prepare = Callable[[Tensor], Inputs]
 Outputs = tuple[NDArray[np.float32], ...]
 
 # Torch keeps one set of cuDNN's settings for the process: threads change them one at a time.
@@ -36,12 +38,15 @@ class Runner:
     """Maps arrays through a net, chunk by chunk. Any number of threads may call it at once.
 
     Args:
-        forward: From a (n, ...) tensor on ``device`` to tensors with n rows each.
+        forward: From a (n, ...) tensor on ``device``, or what ``prepare`` made of it, to tensors
+            with n rows each.
         device: Where ``forward`` expects its input.
         threads: Chunks that run at once on a CPU; None takes torch's number of threads.
         cpu_chunk: Rows per chunk on a CPU.
         device_chunk: Rows per batch on any other device, at most; `DEVICE_ROWS` where it is more.
         joint: Whether batches have one shape and are shared; None: on any device but a CPU.
+        prepare: What the net wants instead of rows, of n rows each, made on the CPU. Work of the
+            CPU belongs here: inside ``forward`` the nets of a device wait for each other.
     """
 
     def __init__(
@@ -53,8 +58,10 @@ class Runner:
         cpu_chunk: int,
         device_chunk: int,
         joint: bool | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self._forward = forward
+        self._prepare = prepare
         self._device = device
         self._chunk = cpu_chunk
         on_cpu = device.type == "cpu"
@@ -91,12 +98,12 @@ class Runner:
 
     def _launch(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
         """Start the net; on an accelerator the answer may still be in the making."""
-        rows = torch.from_numpy(batch)
+        inputs = self._prepared(torch.from_numpy(batch))
         if self._device.type == "cpu":
             with torch.inference_mode():
-                return tuple(output.float() for output in self._forward(rows))
-        if self._device.type == "cuda":
-            rows = rows.pin_memory()  # the copy then waits in the device's queue, not here
+                return tuple(output.float() for output in self._forward(inputs))
+        if self._device.type == "cuda":  # the copy then waits in the device's queue, not here
+            inputs = _each(inputs, Tensor.pin_memory)
         # Kernels are chosen when they are launched. TF32 would make features depend on the device
         # that computed them; the switches that are not named here would be turned off.
         with (
@@ -104,12 +111,25 @@ class Runner:
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
-            there = rows.to(self._device, non_blocking=True)
+            there = _each(inputs, lambda value: value.to(self._device, non_blocking=True))
             return tuple(output.float() for output in self._forward(there))
+
+    def _prepared(self, rows: Tensor) -> Inputs:
+        if self._prepare is None:
+            return rows
+        with torch.inference_mode():
+            return self._prepare(rows)
 
     @staticmethod
     def _collect(outputs: tuple[Tensor, ...]) -> Outputs:
         return tuple(output.cpu().numpy() for output in outputs)
+
+
+def _each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """The same change made to all that a net is given."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    return {name: change(value) for name, value in inputs.items()}
 
 
 def _single_core_threads(count: int) -> ThreadPoolExecutor:

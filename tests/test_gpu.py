@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from extractors.audio.vggish import VGGishEncoder
+from extractors.i3d_vggish_spec import OWN_GRID, vggish_spec
 from extractors.registry import load_backbone
 from extractors.storage.store import FeatureStore
+from extractors.vision.i3d import I3DStream
+from extractors.windows import WindowGrid
 from model.loco import LoCo
+from workflows.bench.backbone_nets import backbone_cases, moving_pictures, sounds
 from workflows.bench.data import PlantedVideos, Sizes
 from workflows.bench.epoch import measure_epoch
+from workflows.bench.matrix_rate import arithmetic_of_extraction, check_float32
 from workflows.bench.precision import measure_precision
 from workflows.bench.speed import make_test_video
 from workflows.extraction.run import extract
@@ -37,6 +44,46 @@ def test_the_lite_encoders_agree_with_the_cpu() -> None:
         assert ours.scores is not None
         assert theirs.scores is not None
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-3)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Of what windows do not have in common: what they share would hide an error."""
+    common = expected.mean(axis=0)
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected - common))
+
+
+def test_float32_is_float32_in_products_and_convolutions() -> None:
+    with arithmetic_of_extraction():
+        assert check_float32(torch.device("cuda")) < 1e-5
+
+
+def test_i3d_agrees_with_the_cpu_where_windows_share_what_they_can() -> None:
+    net = backbone_cases()["i3d-rgb"].make(torch.device("cpu"))
+    grid, count = WindowGrid(), 4
+    frames = grid.window + (count - 1) * grid.stride
+    pictures = moving_pictures(1, frames, 224, 224)[0].numpy()
+    expected, found = (
+        I3DStream(deepcopy(net), grid=grid, device=torch.device(name)).stretch(pictures, count)  # type: ignore[arg-type]
+        for name in ("cpu", "cuda")
+    )
+    assert found.shape == (count, 1024)
+    # Neighbouring windows have 12 of 16 frames in common, and so most of their features.
+    assert relative_error(found, expected) < 1e-3
+
+
+@pytest.mark.parametrize("seconds", [1.5, 20.0])
+def test_vggish_agrees_with_the_cpu(seconds: float) -> None:
+    net = backbone_cases()["vggish"].make(torch.device("cpu"))
+    spec, count = vggish_spec(OWN_GRID), OWN_GRID.steps(seconds)
+    samples = sounds(1, OWN_GRID.window_samples + count * OWN_GRID.stride_samples)[0].numpy()
+    expected, found = (
+        VGGishEncoder(deepcopy(net), spec, grid=OWN_GRID, device=torch.device(name)).embed_stretch(  # type: ignore[arg-type]
+            samples, count
+        )
+        for name in ("cpu", "cuda")
+    )
+    assert found.embeddings.shape == (count, 128)
+    assert relative_error(found.embeddings, expected.embeddings) < 1e-3
 
 
 def test_the_network_agrees_with_the_cpu() -> None:

@@ -9,6 +9,7 @@ Shapes: N windows, S samples of a window on the grid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,14 @@ class HfAudioEncoder:
         self._extractor = extractor
         self._samples = grid.window_samples
         self._rate = model.sample_rate
-        self._device = device
         self._resample = _resampler(grid.sample_rate, model.sample_rate)
         self._run = Runner(
-            self._forward, device=device, threads=threads, cpu_chunk=4, device_chunk=64
+            self._forward,
+            device=device,
+            threads=threads,
+            cpu_chunk=4,
+            device_chunk=64,
+            prepare=self._prepare,
         )
 
     def embed(self, windows: NDArray[np.float32]) -> Encoded:
@@ -79,21 +84,22 @@ class HfAudioEncoder:
         (embeddings,) = self._run(windows)
         return Encoded(embeddings, None)
 
-    def _forward(self, windows: Tensor) -> tuple[Tensor, ...]:
-        sound = self._resample(windows.cpu()).numpy()
+    def _prepare(self, windows: Tensor) -> dict[str, Tensor]:
+        """What the net is given of (N, S) sound, on the CPU."""
+        sound = self._resample(windows).numpy()
         inputs = self._extractor(list(sound), sampling_rate=self._rate, return_tensors="pt")
         if "is_longer" in inputs:
             # The extractor of CLAP's fusion models calls a random item of the batch longer when
             # none is; a window never is.
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"])
-        on_device = {name: self._placed(value) for name, value in inputs.items()}
-        answer = self._net(**on_device)
-        vectors = pool(answer, self._family)
-        return (F.normalize(vectors, dim=-1) if self.spec.normalised else vectors,)
+        return {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
 
-    def _placed(self, value: Tensor) -> Tensor:
-        floating = value.is_floating_point()
-        return value.to(self._device, torch.float32 if floating else value.dtype)
+    def _forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        vectors = pool(self._net(**inputs), self._family)
+        return (F.normalize(vectors, dim=-1) if self.spec.normalised else vectors,)
 
 
 def load_hf_audio(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,10 +25,16 @@ from extractors.audio.mel import (
     log_mel,
     log_mel_patches,
 )
-from extractors.audio.vggish_pca import Rounding, VggishPca, load_vggish_pca
+from extractors.audio.vggish_pca import VggishPca, load_vggish_pca
 from extractors.checkpoints.check import refuse_other_net
 from extractors.checkpoints.load import load_state
-from extractors.i3d_vggish_spec import OWN_GRID, PATCH_SAMPLES, VGGISH_WEIGHTS, vggish_spec
+from extractors.i3d_vggish_spec import (
+    OWN_GRID,
+    PATCH_SAMPLES,
+    VGGISH_WEIGHTS,
+    PostProcessing,
+    vggish_spec,
+)
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
 from extractors.weights.find import find_weights
@@ -119,6 +125,9 @@ class VGGishEncoder:
     def embed_stretch(self, samples: NDArray[np.float32], count: int) -> Encoded:
         """Encode windows that follow each other; mels are computed once, whatever the overlap.
 
+        Stretches of one file are handed on one by one, each with all that its windows hear: mels
+        of the second or less that two of them share are computed twice (8 % on 16 fps).
+
         See `extractors.spec.StretchEncoder`.
         """
         stride = self._grid.stride_samples
@@ -155,18 +164,18 @@ def load_vggish(
     device: torch.device,
     *,
     grid: WindowGrid = OWN_GRID,
-    spec: EncoderSpec | None = None,
+    weights: WeightsFile = VGGISH_WEIGHTS,
     final_relu: bool = True,
-    post_processing: Rounding | Literal["none"] = "none",
+    post_processing: PostProcessing = "none",
     threads: int | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
 ) -> VGGishEncoder:
-    """Load VGGish.
+    """Load VGGish; its description says how the switches stand.
 
     Args:
         device: Where it runs.
         grid: Where windows lie.
-        spec: Its description; None for that of the grid.
+        weights: The checkpoint.
         final_relu: Whether a ReLU follows the last layer; the features of UnAV-100 have one.
         post_processing: ``none``, or whitening to whole numbers 0 .. 255: ``truncate`` as
             TensorFlow's code does, ``round`` as the PyTorch port does.
@@ -176,8 +185,9 @@ def load_vggish(
     Raises:
         EnvironmentFault: The weights are missing, damaged or of another net.
     """
-    spec = spec or vggish_spec(grid)
-    net = load_vggish_net(spec.weights, final_relu=final_relu, weights_dir=weights_dir)
+    spec = vggish_spec(grid, final_relu=final_relu, post_processing=post_processing)
+    spec = replace(spec, weights=weights)
+    net = load_vggish_net(weights, final_relu=final_relu, weights_dir=weights_dir)
     pca = None
     if post_processing != "none":
         pca = load_vggish_pca(rounding=post_processing, weights_dir=weights_dir)

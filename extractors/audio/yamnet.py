@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extractors.audio.mel import YAMNET_OFFSET, log_mel
+from extractors.audio.mel import YAMNET_OFFSET, log_mel, log_mel_patches
 from extractors.lite_spec import LITE, YAMNET
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
@@ -86,6 +86,7 @@ class YAMNetEncoder:
     def __init__(self, net: YAMNetNet, device: torch.device, *, threads: int | None = None) -> None:
         self.class_names = audioset_classes()
         self._samples = LITE.grid.window_samples
+        self._first = (self._samples - PATCH_SAMPLES) // 2  # sample that is heard
         self._net = net.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=16, device_chunk=512
@@ -95,9 +96,18 @@ class YAMNetEncoder:
         """Encode (N, 16000) mono sound; scores are independent (sigmoid) probabilities."""
         if windows.ndim != 2 or windows.shape[1] != self._samples:
             raise ValueError(f"windows must be (N, {self._samples}), got {windows.shape}")
-        first = (self._samples - PATCH_SAMPLES) // 2
-        mel = log_mel(windows[:, first : first + PATCH_SAMPLES], offset=YAMNET_OFFSET)
-        return self.embed_patches(mel.astype(np.float32))
+        heard = windows[:, self._first : self._first + PATCH_SAMPLES]
+        return self.embed_patches(log_mel(heard, offset=YAMNET_OFFSET).astype(np.float32))
+
+    def embed_stretch(self, samples: NDArray[np.float32], count: int) -> Encoded:
+        """Encode windows that follow each other; mels are computed once, whatever the overlap.
+
+        See `extractors.spec.StretchEncoder`. The strides of its grid are whole frames of mel.
+        """
+        patches = log_mel_patches(
+            samples[self._first :], offset=YAMNET_OFFSET, hop_seconds=LITE.grid.step_seconds
+        )
+        return self.embed_patches(patches[:count].astype(np.float32))
 
     def embed_patches(self, patches: NDArray[np.float32]) -> Encoded:
         """Encode (N, 96, 64) log-mel patches."""

@@ -46,11 +46,25 @@ class _Entry:
     size: int = 0
 
 
-def read_tf_checkpoint(data_path: Path) -> dict[str, NDArray[np.generic]]:
+def index_name(data_name: str) -> str:
+    """Name of the index that belongs to a file with values.
+
+    Raises:
+        CheckpointFault: Its name is not that of the only part of a checkpoint.
+    """
+    if not data_name.endswith(DATA_SUFFIX):
+        raise CheckpointFault(f"its name does not end in {DATA_SUFFIX}")
+    return data_name.removesuffix(DATA_SUFFIX) + INDEX_SUFFIX
+
+
+def read_tf_checkpoint(
+    data_path: Path, index_path: Path | None = None
+) -> dict[str, NDArray[np.generic]]:
     """All variables of a checkpoint.
 
     Args:
-        data_path: The file with the values; the index is looked for beside it.
+        data_path: The file with the values.
+        index_path: Its index; None looks for it beside the values.
 
     Returns:
         Name to array.
@@ -59,9 +73,7 @@ def read_tf_checkpoint(data_path: Path) -> dict[str, NDArray[np.generic]]:
         CheckpointFault: Damaged, cut off, or in several parts.
         OSError: A file cannot be read.
     """
-    if not data_path.name.endswith(DATA_SUFFIX):
-        raise CheckpointFault(f"its name does not end in {DATA_SUFFIX}")
-    index_path = data_path.with_name(data_path.name.removesuffix(DATA_SUFFIX) + INDEX_SUFFIX)
+    index_path = index_path or data_path.with_name(index_name(data_path.name))
     if not index_path.exists():
         raise CheckpointFault(f"{index_path.name} is not beside it")
     if index_path.stat().st_size > INDEX_LIMIT:

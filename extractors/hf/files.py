@@ -9,6 +9,7 @@ into that cache unless the network is forbidden.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +18,11 @@ from extractors.hf.hub import (
     CONFIG,
     HubModel,
     ask_for_file,
+    damaged_file,
     fetch_files,
     find_description,
     missing_model,
+    promised_sha256,
 )
 from extractors.hf.weights import FORMATS, describe_file, read_settings, weights_names
 from extractors.spec import WeightsFile
@@ -109,7 +112,8 @@ def find_weights_of(folder: ModelFolder, *, need: Need = "files") -> ModelFolder
         need: With ``description`` nothing is downloaded: the hub is asked what the files are.
 
     Raises:
-        EnvironmentFault: They are not on this machine and cannot be fetched, or are incomplete.
+        EnvironmentFault: They are not on this machine and cannot be fetched, are incomplete, or
+            have another hash than the hub gave (they are removed then).
     """
     names = weights_names(folder.path, lambda file: (folder.path / file).is_file())
     lost = [file for file in names if not (folder.path / file).is_file()]
@@ -119,23 +123,49 @@ def find_weights_of(folder: ModelFolder, *, need: Need = "files") -> ModelFolder
         raise _lacks(folder, lost)
     asked: dict[str, WeightsFile | None] = {}
     names = _names_on_hub(folder, folder.hub, asked)
+    found = [asked.get(file) or _ask(folder, folder.hub, file) for file in names]
+    promised = tuple(file for file in found if file is not None)
+    if len(promised) < len(names):
+        raise _lacks(folder, [file for file, w in zip(names, found, strict=True) if w is None])
     if need == "files":
         fetch_files(folder.hub, folder.path, names)
         lost = [file for file in names if not (folder.path / file).is_file()]
         if lost:
             raise _lacks(folder, lost)
-        return _with_files(folder, names)
-    found = [asked.get(file) or _ask(folder, folder.hub, file) for file in names]
-    weights = tuple(file for file in found if file is not None)
-    if len(weights) < len(names):
-        raise _lacks(folder, [file for file, w in zip(names, found, strict=True) if w is None])
-    missing = tuple(file for file in weights if not (folder.path / file.file).is_file())
-    return replace(folder, weights=weights, missing=missing)
+        return _with_files(folder, names, {file.file: file.sha256 for file in promised})
+    missing = tuple(file for file in promised if not (folder.path / file.file).is_file())
+    return replace(folder, weights=promised, missing=missing)
 
 
-def _with_files(folder: ModelFolder, names: tuple[str, ...]) -> ModelFolder:
+def _with_files(
+    folder: ModelFolder, names: tuple[str, ...], promised: Mapping[str, str] | None = None
+) -> ModelFolder:
+    """The folder with the files that lie there, each compared with the hash that the hub gave.
+
+    Args:
+        folder: The model.
+        names: Of its weights files.
+        promised: SHA-256 of each as the hub said it just now, "" where it said none; for others,
+            and for those, the cache tells what the hub said when the file came.
+    """
     weights = tuple(describe_file(folder.path / name, folder.source) for name in names)
+    if folder.hub is not None:
+        _refuse_others(folder.path, folder.hub, weights, promised or {})
     return replace(folder, weights=weights)
+
+
+def _refuse_others(
+    snapshot: Path, hub: HubModel, weights: Sequence[WeightsFile], promised: Mapping[str, str]
+) -> None:
+    """Remove every file that is not what the hub said, and raise EnvironmentFault about one."""
+    faults = []
+    for file in weights:
+        path = snapshot / file.file
+        sha256 = promised.get(file.file) or promised_sha256(path)
+        if sha256 not in ("", file.sha256):
+            faults.append(damaged_file(hub, path, found=file.sha256, promised=sha256))
+    if faults:
+        raise faults[0]
 
 
 def _names_on_hub(

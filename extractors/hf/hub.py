@@ -126,6 +126,42 @@ def ask_for_file(model: HubModel, snapshot: Path, file: str, *, source: str) -> 
     return WeightsFile(file, found.size or 0, sha256, LICENCE, source)
 
 
+def promised_sha256(path: Path) -> str:
+    """Hash that the hub gave for a weights file of its cache when it came; "" where none is known.
+
+    A snapshot holds links to files that are named by what the hub said of them: of files in its
+    large storage, which weights are, by their SHA-256.
+    """
+    name = path.resolve().name
+    return name if _SHA256.fullmatch(name) else ""
+
+
+def damaged_file(model: HubModel, path: Path, *, found: str, promised: str) -> EnvironmentFault:
+    """Remove a file of the cache that is not what the hub said, so that it can be fetched again.
+
+    Args:
+        model: The model.
+        path: The file in its snapshot; what it links to is removed, too, inside the model's cache.
+        found: SHA-256 of what is there.
+        promised: What the hub said.
+
+    Returns:
+        The error to raise.
+    """
+    removed = f"it was removed: the same command fetches {model.text} again"
+    content, cache = path.resolve(), path.parents[2].resolve()
+    try:
+        if content.is_relative_to(cache):
+            content.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        removed = f"delete {content}, which failed ({error.strerror}), and try again"
+    return EnvironmentFault(
+        f"{path.name} of {model.text} has SHA-256 {found} where the hub says {promised}",
+        hint=removed,
+    )
+
+
 def missing_model(model: HubModel, why: str) -> EnvironmentFault:
     """That a model is not on this machine, why not, and how it comes there."""
     places = ", ".join([*map(str, model.looked), "the Hugging Face cache"])

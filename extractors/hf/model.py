@@ -35,6 +35,7 @@ from extractors.hf.files import (
 )
 from extractors.hf.hub import PROCESSOR_FILES
 from extractors.hf.weights import read_settings
+from extractors.media.resampling import KAISER_BEST_WORDS
 from extractors.spec import HF_PREFIX, MODALITIES, BackboneSpec, EncoderSpec, Modality
 from extractors.windows import WindowGrid
 from pipeline.core.errors import EnvironmentFault, UsageError
@@ -278,6 +279,8 @@ def _encoder_spec(
     family: Family, folder: ModelFolder, settings: Mapping[str, Any], rate: int
 ) -> EncoderSpec:
     parts = [family.words]
+    if family.modality == "audio":
+        parts.append(f"read at {GRID.sample_rate} Hz, {KAISER_BEST_WORDS}")
     if family.modality == "audio" and rate != GRID.sample_rate:
         parts.append(f"each window resampled to {rate} Hz by torchaudio (Kaiser, width 64)")
     parts.append(f"settings {_mark(settings)}, configuration {_mark(folder.config)}")

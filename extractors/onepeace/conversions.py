@@ -30,37 +30,52 @@ class Conversion:
 
     Attributes:
         branch: Which branch.
-        checkpoints: Files that it can be made of; backbones name the first.
+        checkpoint: File that it is made of.
         optional: Whether it is of no backbone, but of an option.
     """
 
     branch: Branch
-    checkpoints: tuple[WeightsFile, ...]
+    checkpoint: WeightsFile
     optional: bool = False
 
     @property
     def weights(self) -> WeightsFile:
         """The converted file, of which nothing is published."""
-        made_of = " or ".join(file.file for file in self.checkpoints)
-        licence = self.checkpoints[0].licence
-        return WeightsFile(converted_name(self.branch), 0, "", licence, f"made of {made_of}")
+        name = converted_name(self.branch, self.checkpoint)
+        source = f"made of {self.checkpoint.file}"
+        return WeightsFile(name, 0, "", self.checkpoint.licence, source)
 
 
 CONVERSIONS = (
-    Conversion("video", (K400_WEIGHTS,)),
-    Conversion("audio", (BASE_WEIGHTS,)),
-    Conversion("image", (BASE_WEIGHTS, VISION_WEIGHTS), optional=True),
+    Conversion("video", K400_WEIGHTS),
+    Conversion("audio", BASE_WEIGHTS),
+    Conversion("image", BASE_WEIGHTS, optional=True),
+    Conversion("image", VISION_WEIGHTS, optional=True),
 )
 
 
-def converted_name(branch: Branch) -> str:
-    """File name of a converted branch."""
-    return f"onepeace-{branch}.safetensors"
+def converted_name(branch: Branch, checkpoint: WeightsFile) -> str:
+    """File name of a branch converted from a checkpoint: two checkpoints hold the image branch."""
+    other = "-vision" if checkpoint.file == VISION_WEIGHTS.file else ""
+    return f"onepeace-{branch}{other}.safetensors"
+
+
+def find_converted(folder: Path, branch: Branch, checkpoint: WeightsFile) -> Path | None:
+    """The branch as it was converted from a checkpoint before, in a folder; None without.
+
+    A file that cannot be read is answered, too, so that it is refused with the reason.
+    """
+    own = folder / converted_name(branch, checkpoint)
+    if own.exists() and _source_of(own) in (checkpoint.file, None):
+        return own
+    # Earlier programs gave the image branch one name, whichever checkpoint it was made of.
+    former = folder / f"onepeace-{branch}.safetensors"
+    return former if former.exists() and _source_of(former) == checkpoint.file else None
 
 
 def conversion_of(checkpoint: WeightsFile) -> Conversion | None:
     """What backbones load of a checkpoint instead of itself; None where they load the file."""
-    found = (c for c in CONVERSIONS if not c.optional and c.checkpoints[0] == checkpoint)
+    found = (c for c in CONVERSIONS if not c.optional and c.checkpoint == checkpoint)
     return next(found, None)
 
 
@@ -70,6 +85,34 @@ def is_converted(
     """Whether what backbones load of a checkpoint is on this machine."""
     found = conversion_of(checkpoint)
     return found is not None and locate_weights(found.weights, weights_dir=weights_dir) is not None
+
+
+def usable_conversion(
+    checkpoint: WeightsFile, *, weights_dir: str | os.PathLike[str] | None = None
+) -> Path | None:
+    """What backbones load of a checkpoint, where it is whole by its header; None else.
+
+    Args:
+        checkpoint: The file that it is made of.
+        weights_dir: Folder that must hold it; None is content with the cache.
+    """
+    found = conversion_of(checkpoint)
+    place = None if found is None else locate_weights(found.weights, weights_dir=weights_dir)
+    if place is None or (weights_dir is not None and place[0] != "folder"):
+        return None
+    try:
+        current = read_header(place[1]).metadata.get("conversion") == CONVERSION
+    except (FormatFault, OSError):
+        return None
+    return place[1] if current else None
+
+
+def _source_of(path: Path) -> str | None:
+    """Name of the checkpoint that a file was converted from; None where it cannot be read."""
+    try:
+        return read_header(path).metadata.get("source")
+    except (FormatFault, OSError):
+        return None
 
 
 def verify_conversion(path: Path, *, progress: Callable[[int], None] | None = None) -> str:

@@ -1,9 +1,9 @@
 """ONE-PEACE on the grid of UniAV's features: video branch (Kinetics-400) and audio branch.
 
 The published features of UnAV-100 in this space come from these branches on this grid. How UniAV
-made them was never published in full; this is the best known recipe. Left open by it: the public
-pipeline scales pictures and resamples sound with other filters than the readers here do, so own and
-published features should not be mixed.
+made them was never published in full; this is the best known recipe, down to the filter that sound
+is resampled with. Pictures are scaled with another filter than the public pipeline's, and nobody
+has reproduced the published arrays, so own and published features should not be mixed.
 
 This module holds only descriptions, which both the nets and their loader read. Half precision
 changes the features a little and therefore has names of its own.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from extractors.media.resampling import KAISER_BEST_WORDS
 from extractors.spec import BackboneSpec, EncoderSpec, WeightsFile
 from extractors.windows import WindowGrid
 
@@ -77,6 +78,7 @@ VISION_WEIGHTS = WeightsFile(
     sha256="",
     licence="Apache-2.0",
     source=f"{HOST}/one_peace_checkpoints/one-peace-vision.pkl",
+    about_bytes=6_067_731_848,
 )
 
 ONEPEACE_VIDEO = EncoderSpec(
@@ -101,8 +103,8 @@ ONEPEACE_AUDIO = EncoderSpec(
     classes=0,
     unit="window",
     preprocessing=(
-        "16 kHz mono, each window of 16000 samples to zero mean and unit variance, a shorter "
-        "stream repeated after that, projected class token"
+        f"16 kHz mono, {KAISER_BEST_WORDS}, each window of 16000 samples to zero mean and unit "
+        "variance, a shorter stream repeated after that, projected class token"
     ),
     normalised=True,
     weights=BASE_WEIGHTS,

@@ -21,7 +21,12 @@ from torch import nn
 from extractors.checkpoints.check import refuse_other_net
 from extractors.checkpoints.stored_tensor import CheckpointFault, StoredTensor
 from extractors.checkpoints.torch_file import find_tensors, open_checkpoint
-from extractors.onepeace.conversions import CONVERSION, HASH_FIELD, converted_name
+from extractors.onepeace.conversions import (
+    CONVERSION,
+    HASH_FIELD,
+    converted_name,
+    find_converted,
+)
 from extractors.onepeace.keys import Branch, translate
 from extractors.onepeace.spec import OnePeaceSize, Precision
 from extractors.spec import WeightsFile
@@ -112,11 +117,11 @@ def converted_branch(
     for folder in _folders(weights_dir):
         if (folder / weights.file).exists():
             break
-        alone = folder / converted_name(branch)
-        if alone.exists():
+        alone = find_converted(folder, branch, weights)
+        if alone is not None:
             return _checked(alone, shapes, weights)
     source = find_weights(weights, weights_dir=weights_dir)
-    target = source.with_name(converted_name(branch))
+    target = source.with_name(converted_name(branch, weights))
     try:
         with LockFile(source.with_name(LOCK_FILE)).hold(branch, wait=True):
             if not _is_conversion_of(target, source):
@@ -151,6 +156,8 @@ def convert_branch(
         OSError: Not enough room, or no permission.
     """
     try:
+        # Asked before reading: what is put in its place meanwhile has another.
+        state = _state_of(source)
         with open_checkpoint(source) as content:
             tensors = _branch_tensors(find_tensors(content, "state_dict", "model"), branch)
             found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -158,8 +165,7 @@ def convert_branch(
             metadata = {
                 "conversion": CONVERSION,
                 "branch": branch,
-                "source": source.name,
-                "source_bytes": str(source.stat().st_size),
+                **state,
                 HASH_FIELD: UNKNOWN_HASH,
             }
             digest = hashlib.sha256()
@@ -187,8 +193,22 @@ def _is_conversion_of(target: Path, source: Path) -> bool:
         metadata = read_header(target).metadata
     except (FormatFault, OSError):
         return False
-    current = metadata.get("conversion") == CONVERSION and metadata.get("source") == source.name
-    return current and metadata.get("source_bytes") == str(source.stat().st_size)
+    current = {"conversion": CONVERSION, **_state_of(source)}
+    return all(metadata.get(key) == value for key, value in current.items())
+
+
+def _state_of(source: Path) -> dict[str, str]:
+    """What a checkpoint is known by, without reading its gigabytes: name, size, time of change.
+
+    Fine-tuning changes neither name nor size. A conversion that does not say the time, as those of
+    earlier programs, may be of another one and is made again while the checkpoint is there.
+    """
+    state = source.stat()
+    return {
+        "source": source.name,
+        "source_bytes": str(state.st_size),
+        "source_modified_ns": str(state.st_mtime_ns),
+    }
 
 
 def _checked(path: Path, shapes: Mapping[str, tuple[int, ...]], weights: WeightsFile) -> Path:

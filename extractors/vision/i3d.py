@@ -7,6 +7,7 @@ device they go through the net in batches.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from torch import Tensor
 from extractors.checkpoints.check import refuse_other_net
 from extractors.checkpoints.load import load_state
 from extractors.checkpoints.stored_tensor import CheckpointFault
-from extractors.checkpoints.tensorflow import DATA_SUFFIX, read_tf_checkpoint
-from extractors.i3d_vggish_spec import I3D_RGB, I3D_RGB_WEIGHTS
+from extractors.checkpoints.tensorflow import DATA_SUFFIX, index_name, read_tf_checkpoint
+from extractors.i3d_vggish_spec import I3D_RGB, I3D_RGB_WEIGHTS, I3D_VARIANTS, Padding
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
 from extractors.vision.i3d_keys import (
@@ -28,7 +29,7 @@ from extractors.vision.i3d_keys import (
     recognise,
     to_canonical,
 )
-from extractors.vision.i3d_net import LEAST_FRAMES, SIDE, WIDTH, I3DNet, Padding
+from extractors.vision.i3d_net import LEAST_FRAMES, SIDE, WIDTH, I3DNet
 from extractors.vision.i3d_overlap import SharedI3D, to_net
 from extractors.vision.raft_flow import FlowEstimator, load_raft
 from extractors.vision.resize import resize_and_crop
@@ -206,7 +207,8 @@ def load_i3d(
     Args:
         device: Where it runs.
         grid: Where windows lie.
-        spec: Its description; with ``more_weights``, those of the flow's I3D and of RAFT.
+        spec: Its description; with ``more_weights``, those of the flow's I3D and of RAFT, and the
+            indices of TensorFlow's checkpoints. Its name says which variant of I3D is built.
         threads: CPU cores to use; None takes torch's number of threads.
         weights_dir: Folder of the weights.
 
@@ -215,13 +217,23 @@ def load_i3d(
     """
 
     def stream(channels: int, weights: WeightsFile) -> I3DStream:
-        net = load_i3d_net(weights, channels=channels, weights_dir=weights_dir)
+        net = load_i3d_net(
+            weights,
+            channels=channels,
+            bn_eps=variant.bn_eps,
+            padding=variant.padding,
+            index=indices.get(weights.file),
+            weights_dir=weights_dir,
+        )
         return I3DStream(net, grid=grid, device=device, threads=threads)
 
-    rgb = stream(RGB, spec.weights)
-    if not spec.more_weights:
+    variant = I3D_VARIANTS[spec.name]
+    indices = _indices(spec.files)
+    rgb_weights, *more = (file for file in spec.files if file not in indices.values())
+    rgb = stream(RGB, rgb_weights)
+    if not more:
         return I3DEncoder(rgb, spec, grid=grid)
-    flow_weights, raft_weights = spec.more_weights
+    flow_weights, raft_weights = more
     estimator = FlowEstimator(
         load_raft(device, weights=raft_weights, weights_dir=weights_dir),
         device=device,
@@ -236,6 +248,7 @@ def load_i3d_net(
     channels: int = RGB,
     bn_eps: float = BN_EPS_VIDEO_FEATURES,
     padding: Padding = "static",
+    index: WeightsFile | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
 ) -> I3DNet:
     """Load one net from a checkpoint of any of the three public families.
@@ -245,13 +258,15 @@ def load_i3d_net(
         channels: 3 for the net that sees RGB, 2 for flow.
         bn_eps: Batch norm's epsilon; UnAV-100's features want 1e-5, the original 1e-3.
         padding: ``static`` for UnAV-100's features, ``same`` for the original.
+        index: Of a TensorFlow checkpoint; None looks for it beside the checkpoint.
         weights_dir: Folder in which the checkpoint is looked for first.
 
     Raises:
         EnvironmentFault: The weights are missing, damaged or of another net.
     """
     path = find_weights(weights, weights_dir=weights_dir)
-    state = _read(path, weights)
+    index_path = None if index is None else find_weights(index, weights_dir=weights_dir)
+    state = _read(path, weights, index_path)
     scheme = recognise(set(state))
     canonical = to_canonical(state, scheme)
     found = {name: tuple(value.shape) for name, value in canonical.items()}
@@ -265,11 +280,18 @@ def load_i3d_net(
     return net.eval().requires_grad_(False)
 
 
-def _read(path: Path, weights: WeightsFile) -> dict[str, Tensor]:
+def _indices(files: Sequence[WeightsFile]) -> dict[str, WeightsFile]:
+    """Indices among some files, by the names of the files with the values."""
+    by_name = {file.file: file for file in files}
+    values = (name for name in by_name if name.endswith(DATA_SUFFIX))
+    return {name: by_name[index_name(name)] for name in values}
+
+
+def _read(path: Path, weights: WeightsFile, index_path: Path | None) -> dict[str, Tensor]:
     if not path.name.endswith(DATA_SUFFIX):
         return load_state(path, weights, "state_dict")
     try:
-        arrays = read_tf_checkpoint(path)
+        arrays = read_tf_checkpoint(path, index_path)
     except CheckpointFault as error:
         raise EnvironmentFault(
             f"{path} is refused: {error}", hint=f"it should be {describe_weights(weights)}"

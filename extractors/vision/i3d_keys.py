@@ -17,10 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from extractors.i3d_vggish_spec import ORIGINAL, VIDEO_FEATURES
 from extractors.vision.i3d_net import MIXED
 
-BN_EPS_ORIGINAL = 1e-3  # TensorFlow's net; its PyTorch port by piergiaj
-BN_EPS_VIDEO_FEATURES = 1e-5  # PyTorch's default, left in place by the port that made UnAV-100
+BN_EPS_ORIGINAL = ORIGINAL.bn_eps  # TensorFlow's net; its PyTorch port by piergiaj
+# PyTorch's default, left in place by the port that made UnAV-100.
+BN_EPS_VIDEO_FEATURES = VIDEO_FEATURES.bn_eps
 
 SINGLE = ("conv3d_1a_7x7", "conv3d_2b_1x1", "conv3d_2c_3x3")
 BRANCHES = ("branch_0", "branch_1.0", "branch_1.1", "branch_2.0", "branch_2.1", "branch_3.1")

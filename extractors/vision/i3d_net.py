@@ -15,13 +15,13 @@ Shapes: N windows, C channels (3 colours or 2 directions of flow), T frames, H h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Padding = Literal["same", "static"]
+from extractors.i3d_vggish_spec import Padding
+
 Triple = tuple[int, int, int]
 
 SIDE = 224  # height and width of the pictures

@@ -185,14 +185,14 @@ def load_raft(
 
 
 def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A public state dict under the names of `Raft`.
+    """A public state dict under the names of `Raft`, in its precision: half becomes single.
 
     Left out are the prefix of parallel training, counters of batches, and the second name of the
     norm in each scaled-down shortcut.
     """
     names = {name: name.removeprefix("module.") for name in state}
     return {
-        ours: state[name]
+        ours: state[name].float()
         for name, ours in names.items()
         if not ours.endswith("num_batches_tracked") and ".norm3." not in ours
     }

@@ -32,9 +32,19 @@ class Address:
     official: bool = True
 
 
+_DEEPMIND = "https://github.com/google-deepmind/kinetics-i3d/raw/master/data/checkpoints"
+
 # By file name, where the source is not itself the address of the file.
 _ADDRESSES: Mapping[str, tuple[Address, ...]] = MappingProxyType(
     {
+        # Both checkpoints of TensorFlow have the same names there, in folders of their own.
+        **{
+            f"kinetics-i3d-{kind}.ckpt.{part}": (
+                Address(f"{_DEEPMIND}/{kind}_imagenet/model.ckpt.{part}"),
+            )
+            for kind in ("rgb", "flow")
+            for part in ("data-00000-of-00001", "index")
+        },
         # Its publishers name the same host with http; nothing is fetched without a secure line.
         "one-peace.pt": (
             Address("https://one-peace-shanghai.oss-accelerate.aliyuncs.com/one-peace.pt"),
@@ -56,18 +66,18 @@ _ADDRESSES: Mapping[str, tuple[Address, ...]] = MappingProxyType(
 
 
 def has_full_hash(weights: WeightsFile) -> bool:
-    """Whether a hash is published that nobody can match with another file."""
+    """Whether a hash is known that nobody can match with another file."""
     return len(weights.sha256) == SHA256_DIGITS or bool(weights.git_blob)
 
 
 def addresses_of(weights: WeightsFile, *, mirrors: Sequence[str] = ()) -> tuple[Address, ...]:
     """Where a file can be fetched, in the order in which to try.
 
-    A file without a full published hash is fetched from official addresses only: whatever else
-    came could not be told from the right one.
+    A file without a full hash is fetched from official addresses only: whatever else came could
+    not be told from the right one.
 
     Args:
-        weights: The file.
+        weights: The file; with the hash that the user gave, where one was given.
         mirrors: Addresses of folders that hold copies; they come first.
     """
     known = _ADDRESSES.get(weights.file, ())

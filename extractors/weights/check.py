@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from extractors.spec import WeightsFile
 from extractors.weights.addresses import SHA256_DIGITS, addresses_of
 from pipeline.core.atomic import write_json
-from pipeline.core.errors import EnvironmentFault
+from pipeline.core.errors import EnvironmentFault, UsageError
 
 PACKAGE_SCHEME = "pypi:"
 RECORD_SUFFIX = ".json"
 _CHUNK = 1 << 20
+_SHA256 = re.compile(rf"[0-9a-f]{{{SHA256_DIGITS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Record:
         modified_ns: Time of the file's last change, in nanoseconds; while it stays, the file is
             not read again to be compared.
         published: Whether a published hash confirmed it.
+        given: Whether a hash confirmed it that the user gave.
     """
 
     sha256: str
@@ -40,6 +43,33 @@ class Record:
     address: str
     modified_ns: int
     published: bool
+    given: bool = False
+
+
+def expecting(weights: WeightsFile, sha256: str) -> WeightsFile:
+    """A weights file with the hash that the user expects beside those that are published.
+
+    Args:
+        weights: The file.
+        sha256: The hash, 64 hexadecimal digits of any case; "" for none.
+
+    Raises:
+        UsageError: It is no SHA-256, or another one is published.
+    """
+    if not sha256:
+        return weights
+    digits = sha256.lower()
+    if not _SHA256.fullmatch(digits):
+        raise UsageError(
+            f"{sha256!r} is no SHA-256", hint=f"it has {SHA256_DIGITS} hexadecimal digits"
+        )
+    if not digits.startswith(weights.sha256):
+        raise UsageError(
+            f"the SHA-256 {digits} is not that of {weights.file}: {describe_hash(weights)} is "
+            "published",
+            hint="leave it out: what comes is compared with the published one",
+        )
+    return replace(weights, sha256=digits)
 
 
 def record_path(path: Path) -> Path:

@@ -19,6 +19,7 @@ from extractors.weights.archive_member import extract_member
 from extractors.weights.check import (
     Record,
     describe_weights,
+    expecting,
     mismatch,
     record_path,
     sha256_of,
@@ -43,6 +44,7 @@ def download_weights(
     folder: Path,
     *,
     mirrors: Sequence[str] = (),
+    sha256: str = "",
     watch: Watcher | None = None,
     patience: Patience | None = None,
     safe_every: int = SAFE_EVERY,
@@ -52,7 +54,8 @@ def download_weights(
     Args:
         weights: The file.
         folder: Where it shall lie; made when missing.
-        mirrors: Addresses of folders that are tried first, for files with a published hash.
+        mirrors: Addresses of folders that are tried first, for files with a full hash.
+        sha256: Hash that the user expects, beside what is published; "" for none.
         watch: Is told what happens.
         patience: How long to go on trying.
         safe_every: Bytes that a killed process may lose.
@@ -63,13 +66,20 @@ def download_weights(
     Raises:
         EnvironmentFault: No address is known, none of them serves the right file, or the folder
             cannot be written or is too small.
+        UsageError: The hash is none, or contradicts the published one.
     """
-    order = Order(weights, watch or Silent(), patience or Patience())
+    order = Order(
+        expecting(weights, sha256),
+        watch or Silent(),
+        patience or Patience(),
+        published=bool(weights.sha256 or weights.git_blob),
+        given=bool(sha256),
+    )
     target = folder / weights.file
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder, order) as shared:
-            if not _is_there(target, weights):
+            if not _is_there(target, order.weights):
                 part = PartialFile(target, private=not shared, safe_every=safe_every)
                 try:
                     _from_any(mirrors, part, order)
@@ -126,7 +136,10 @@ def _from_any(mirrors: Sequence[str], part: PartialFile, order: Order) -> None:
             hint=way_out(weights),
         )
     if mirrors and not has_full_hash(weights):
-        order.watch.say(f"{weights.file}: no full hash of it is published, so no mirror is asked")
+        order.watch.say(
+            f"{weights.file}: no full hash of it is published, so no mirror is asked; where you "
+            f"know it: pipeline models fetch {weights.file} --mirror URL --sha256 HASH"
+        )
     refuse_small_disk(part, (weights.bytes or weights.about_bytes) - part.size)
     reasons = []
     for place in places:
@@ -203,10 +216,13 @@ def _finish(part: PartialFile, place: Address, order: Order) -> None:
     if len(found) < SHA256_DIGITS:  # else it has just been compared
         found = sha256_of(part.path, progress=_checking(part, order))
     modified = part.path.stat().st_mtime_ns
-    write_record(target, Record(found, part.size, place.url, modified, order.has_hash))
+    write_record(
+        target, Record(found, part.size, place.url, modified, order.published, given=order.given)
+    )
     part.commit()
     if order.has_hash:
-        order.watch.say(f"{target}: complete, and as published")
+        confirmed = "as published" if order.published else "of the SHA-256 that was given"
+        order.watch.say(f"{target}: complete, and {confirmed}")
         return
     order.watch.say(
         f"{target}: complete. Nobody published a hash of it. Its SHA-256 is {found}; that is "

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 from extractors.spec import WeightsFile
-from extractors.weights.addresses import addresses_of
+from extractors.weights.addresses import SHA256_DIGITS, addresses_of
 from extractors.weights.check import (
     PACKAGE_SCHEME,
+    Record,
     describe_weights,
+    expecting,
     read_record,
     verify_weights,
     way_out,
@@ -75,39 +77,45 @@ def fetch_weights(
     *,
     weights_dir: str | os.PathLike[str] | None = None,
     copies: Sequence[str] = (),
+    sha256: str = "",
     watch: Watcher | None = None,
 ) -> Path:
     """Have a weights file at hand: in a folder that is named, else anywhere on this machine.
 
     What lies on this machine already is copied rather than downloaded, and what is damaged there is
-    replaced by the right file.
+    replaced by the right file. A hash that the user gives counts like a published one, here and,
+    written down beside the file, from then on.
 
     Args:
         weights: What is wanted.
         weights_dir: Folder that shall hold it; None is content with a package or the cache.
         copies: Addresses of folders with copies, asked before those of ``PIPELINE_MIRRORS``.
+        sha256: Hash that the user expects, beside what is published; "" for none.
         watch: Is told what happens; None says it on standard error.
 
     Raises:
         EnvironmentFault: It cannot be fetched, or not be written.
+        UsageError: The hash is none, or contradicts the published one.
     """
     target = None if weights_dir is None else Path(weights_dir)
-    if target is not None and _is_right(target / weights.file, weights):
-        return target / weights.file
-    here = next((p for look in LOOKUPS if (p := look(weights)) and _is_right(p, weights)), None)
+    here = _right_one(expecting(weights, sha256), target)
     if here is not None:
-        return here if target is None else _copy(here, target / weights.file)
+        there = here if target in (None, here.parent) else _copy(here, target / weights.file)
+        if sha256 and len(weights.sha256) < SHA256_DIGITS:
+            _keep_hash(there, sha256.lower())
+        return there
     if is_offline():
         raise EnvironmentFault(
             f"the weights {describe_weights(weights)} are not on this machine, and the network is "
             "not to be used",
-            hint="set PIPELINE_OFFLINE=0, or copy the file here and name its folder with "
-            "--weights-dir",
+            hint="leave out --offline and PIPELINE_OFFLINE, or copy the file here and name its "
+            "folder with --weights-dir",
         )
     return _download(
         weights,
         target or cache_folder(),
         copies=(*copies, *mirrors()),
+        sha256=sha256,
         watch=watch or OnStandardError(),
     )
 
@@ -184,6 +192,29 @@ def _in_folder(weights: WeightsFile, folder: str | os.PathLike[str] | None) -> P
     return path if path is not None and path.exists() else None
 
 
+def _right_one(weights: WeightsFile, folder: Path | None) -> Path | None:
+    """The right file on this machine, in the folder before elsewhere; None where there is none."""
+    lookups: tuple[Lookup, ...] = (lambda wanted: _in_folder(wanted, folder), *LOOKUPS)
+    paths = (path for look in lookups if (path := look(weights)) is not None)
+    return next((path for path in paths if _is_right(path, weights)), None)
+
+
+def _keep_hash(path: Path, sha256: str) -> None:
+    """Write down beside a file that it has the hash that the user gave."""
+    try:
+        state, record = path.stat(), read_record(path)
+        address = "this machine" if record is None else record.address
+        published = record is not None and record.published
+        kept = Record(sha256, state.st_size, address, state.st_mtime_ns, published, given=True)
+        if kept != record:
+            write_record(path, kept)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the hash of {path} cannot be written down beside it ({error.strerror})",
+            hint="name another folder with --weights-dir",
+        ) from error
+
+
 def _is_right(path: Path, weights: WeightsFile) -> bool:
     if not path.exists():
         return False
@@ -210,9 +241,16 @@ def _copy(source: Path, target: Path) -> Path:
     return target
 
 
-def _download(weights: WeightsFile, folder: Path, *, copies: Sequence[str], watch: Watcher) -> Path:
+def _download(
+    weights: WeightsFile,
+    folder: Path,
+    *,
+    copies: Sequence[str],
+    watch: Watcher,
+    sha256: str = "",
+) -> Path:
     from extractors.weights.download import (
         download_weights,  # the network is loaded when it is needed
     )
 
-    return download_weights(weights, folder, mirrors=copies, watch=watch)
+    return download_weights(weights, folder, mirrors=copies, sha256=sha256, watch=watch)

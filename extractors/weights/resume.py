@@ -49,11 +49,21 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is fetched, and how."""
+    """What is fetched, and how.
+
+    Attributes:
+        weights: The file; with the hash that the user gave, where one was given.
+        watch: Is told what happens.
+        patience: How long to go on trying.
+        published: Whether a hash of it is published, in full or in part.
+        given: Whether the user gave one.
+    """
 
     weights: WeightsFile
     watch: Watcher = field(default_factory=Silent)
     patience: Patience = field(default_factory=Patience)
+    published: bool = False
+    given: bool = False
 
     @property
     def has_hash(self) -> bool:

@@ -10,6 +10,8 @@ softnms         Soft-NMS of 12,000 candidates in 100 classes
 precision       losses in float32, in bfloat16 and compiled, iteration by iteration
 loading         training steps from a feature store and from memory
 epoch           an epoch of UnAV-100's size, for GPUs
+backbones       nets of the backbones at random weights: rate, memory, nearness to float32 and share
+                of the device's matrix rate, in each precision
 plan            what a store of many finished videos costs a run before its first video
 scale S P       workers, storage and files for 1, 1,000 and 1,000,000 hours of video, worked out
                 from saved runs of speed and plan; --windows-per-second for another device
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clips.add_argument("folder", type=Path, help="the clips, with their annotation files")
     clips.add_argument("--method", help="training-free detector, as for `pipeline detect`")
     _add_training(kinds)
+    _add_backbones(kinds)
     _add_scale(kinds)
     for kind in kinds.choices.values():
         kind.add_argument(
@@ -140,6 +144,38 @@ def _add_training(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     epoch.add_argument("--device", default="auto")
     epoch.add_argument("--iterations", type=int, default=30)
     epoch.add_argument("--no-compile", action="store_true", help="leave out what compiles")
+
+
+def _add_backbones(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Arguments of what measures the nets of the backbones."""
+    backbones = kinds.add_parser("backbones", help="nets of the backbones in each precision")
+    backbones.add_argument("--device", default="auto")
+    backbones.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="i3d-rgb, raft, vggish, onepeace-video, onepeace-audio; default: all",
+    )
+    backbones.add_argument(
+        "--precision",
+        nargs="+",
+        default=["fp32", "bf16", "fp16"],
+        metavar="NAME",
+        help="fp32, bf16, fp16; default: all",
+    )
+    backbones.add_argument("--batch", type=int, metavar="N", help="default: that of extraction")
+    backbones.add_argument(
+        "--windows", type=int, default=8, help="different ones, whose embeddings are compared"
+    )
+    backbones.add_argument("--seconds", type=float, default=3.0, help="of each timing")
+    backbones.add_argument("--tiny", action="store_true", help="small nets: see that all runs")
+    backbones.add_argument(
+        "--autotune", action="store_true", help="cuDNN tries its kernels; extraction does not"
+    )
+    backbones.add_argument(
+        "--channels-last", action="store_true", help="weights of I3D and RAFT in that order"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -282,6 +318,24 @@ def _epoch(args: argparse.Namespace) -> BenchReport:
     return measure_epoch(device=device, iterations=args.iterations, ways=_ways(args))
 
 
+def _backbones(args: argparse.Namespace) -> BenchReport:
+    from extractors.device import select_device
+    from workflows.bench.backbones import BackboneTask, measure_backbones
+
+    task = BackboneTask(
+        select_device(args.device),
+        only=tuple(args.only),
+        precisions=tuple(args.precision),
+        batch=args.batch,
+        windows=args.windows,
+        seconds=args.seconds,
+        tiny=args.tiny,
+        autotune=args.autotune,
+        channels_last=args.channels_last,
+    )
+    return measure_backbones(task, tell=lambda line: print(line, file=sys.stderr, flush=True))
+
+
 def _plan(args: argparse.Namespace) -> BenchReport:
     from workflows.bench.plan import measure_plan
 
@@ -318,6 +372,7 @@ KINDS: Mapping[str, Callable[[argparse.Namespace], BenchReport]] = {
     "precision": _precision,
     "loading": _loading,
     "epoch": _epoch,
+    "backbones": _backbones,
     "plan": _plan,
     "scale": _scale,
 }

@@ -8,10 +8,12 @@ models verify [NAME ...]   read them and compare them with what is published
 Files are looked for in --weights-dir, in installed packages and in the cache (PIPELINE_CACHE), and
 fetched into the cache, or into --weights-dir. A copy of the files can be served to machines without
 internet: --mirror (or PIPELINE_MIRRORS) names the https address of its folder. What comes is
-compared with the published hash; a file of which none is published comes from its publisher only.
+compared with the published hash; a file of which none is published comes from its publisher only,
+or from a mirror with --sha256, which is written down beside the file and verified from then on.
 
 Branches of ONE-PEACE's checkpoints are converted when they are first loaded; the converted files
-are listed and verified, too, and are enough without the checkpoint.
+are listed and verified, too, and are enough without the checkpoint, which is then fetched only
+under its own name.
 """
 
 from __future__ import annotations
@@ -44,6 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="URL",
         help="address of a folder of copies, tried first; repeat for several",
+    )
+    fetching.add_argument(
+        "--sha256",
+        default="",
+        metavar="HASH",
+        help="what the one file that is named must have, in full; lets a mirror serve a file of "
+        "which no full hash is published",
+    )
+    fetching.add_argument(
+        "--offline",
+        action="store_true",
+        help="only check or copy what is on this machine (or PIPELINE_OFFLINE=1)",
     )
     verifying = kinds.add_parser("verify", help="compare files with what is published")
     verifying.add_argument("names", nargs="*", metavar="NAME", help=NAME_HELP)
@@ -106,29 +120,62 @@ def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
 
 
 def _fetch(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
+    from extractors.onepeace.conversions import usable_conversion
     from extractors.weights.find import fetch_weights
+    from extractors.weights.network import network
+
+    _refuse_mirrors(args.mirror)
+    entries = _published(args, entries)
+    _refuse_hash(args.sha256, entries)
+
+    def fetch(entry: CatalogueEntry) -> tuple[str, Path]:
+        weights = entry.weights
+        if weights.file not in args.names:
+            converted = usable_conversion(weights, weights_dir=args.weights_dir)
+            if converted is not None:
+                return "not needed, what is loaded of it is converted already", converted
+        path = fetch_weights(
+            weights, weights_dir=args.weights_dir, copies=args.mirror, sha256=args.sha256
+        )
+        return "there", path
+
+    with network(offline=args.offline or None):
+        return _each(args, entries, fetch)
+
+
+def _refuse_mirrors(mirrors: Sequence[str]) -> None:
+    """Raise UsageError where a mirror has no secure address."""
     from extractors.weights.transfer import TransferRefusedError, refuse_open_line
 
-    for mirror in args.mirror:
+    for mirror in mirrors:
         try:
             refuse_open_line(mirror)
         except TransferRefusedError as error:
             raise UsageError(f"--mirror {error}", hint="name the folder as https://...") from error
 
-    made = [entry for entry in entries if entry.conversion]
-    for entry in made:
-        if entry.weights.file in args.names:
+
+def _refuse_hash(sha256: str, entries: Sequence[CatalogueEntry]) -> None:
+    """Raise UsageError where a hash that is given cannot be that of what is named."""
+    from extractors.weights.check import expecting
+
+    if sha256 and len(entries) > 1:
+        files = ", ".join(entry.weights.file for entry in entries)
+        raise UsageError(f"--sha256 is the hash of one file, not of {files}", hint="name one file")
+    for entry in entries:
+        expecting(entry.weights, sha256)
+
+
+def _published(
+    args: argparse.Namespace, entries: Sequence[CatalogueEntry]
+) -> Sequence[CatalogueEntry]:
+    """The files that can be fetched at all; one of the others must not be named."""
+    for entry in entries:
+        if entry.conversion and entry.weights.file in args.names:
             raise UsageError(
                 f"{entry.weights.file} is not published anywhere: it is {entry.weights.source}",
                 hint="fetch that; the first run that needs the other converts it",
             )
-    entries = [entry for entry in entries if entry not in made]
-
-    def fetch(entry: CatalogueEntry) -> tuple[str, Path]:
-        path = fetch_weights(entry.weights, weights_dir=args.weights_dir, copies=args.mirror)
-        return "there", path
-
-    return _each(args, entries, fetch)
+    return [entry for entry in entries if not entry.conversion]
 
 
 def _verify(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
@@ -173,9 +220,12 @@ def _verdict(entry: CatalogueEntry, path: Path) -> str:
         return verify_conversion(path)
     weights = entry.weights
     found = verify_all(path, weights)
-    if weights.sha256 or weights.git_blob:
-        return f"ok ({describe_hash(weights)})"
     record = read_record(path)
+    given = "" if record is None or not record.given else f"SHA-256 {found}, as it was given"
+    if weights.sha256 or weights.git_blob:
+        return f"ok ({describe_hash(weights)}{f'; {given}' if given else ''})"
+    if given:
+        return f"ok ({given} when it was fetched; no hash is published)"
     since = "no record of its download" if record is None else f"as it came from {record.address}"
     return f"unknown (no hash is published; SHA-256 {found}, {since})"
 

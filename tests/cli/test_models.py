@@ -127,6 +127,91 @@ def test_a_file_without_a_hash_is_said_to_be_one(
     assert record.sha256 == SHA256
 
 
+def test_a_mirror_serves_a_file_without_a_hash_where_the_user_gives_one(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cache" / "weights" / "big.pth"
+    with serving(Server()) as mirror:
+        words = ["models", "fetch", "big.pth", "--mirror", mirror.url, "--sha256", SHA256.upper()]
+        assert main(words) == 0
+        assert len(mirror.asked) == 1
+        record = read_record(path)
+        assert record is not None and record.given and not record.published
+        assert main(words) == 0  # what is there is compared, and not fetched again
+        assert len(mirror.asked) == 1
+    assert server.asked == []
+    assert "of the SHA-256 that was given" in capsys.readouterr().err
+    _, [row] = run_json(capsys, "verify", "big.pth", "--json")
+    assert row["verdict"] == (
+        f"ok (SHA-256 {SHA256}, as it was given when it was fetched; no hash is published)"
+    )
+    path.write_bytes(CONTENT[::-1])
+    assert main(["models", "verify", "big.pth"]) == 3
+    assert f"where {SHA256} came from {mirror.url}" in capsys.readouterr().err
+
+
+def test_what_has_another_hash_than_the_user_gives_is_refused_wherever_it_comes_from(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Server()) as mirror:
+        words = ("fetch", "big.pth", "--mirror", mirror.url, "--sha256", "0" * 64)
+        code, [row] = run_json(capsys, *words, "--json")
+        assert len(mirror.asked) == len(server.asked) == 1
+    assert code == 3
+    assert row["error"].count(f"what it serves has SHA-256 {SHA256}") == 2
+    assert list((tmp_path / "cache" / "weights").glob("big*")) == []
+
+
+def test_a_file_that_was_copied_by_hand_is_held_to_the_hash_that_the_user_gives(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "big.pth"
+    path.write_bytes(CONTENT)
+    words = ["--weights-dir", str(tmp_path)]
+    assert main(["models", "fetch", "big.pth", "--sha256", SHA256, *words]) == 0
+    assert server.asked == []
+    capsys.readouterr()
+    _, [row] = run_json(capsys, "verify", "big.pth", "--json", *words)
+    assert row["verdict"].startswith(f"ok (SHA-256 {SHA256}, as it was given")
+    path.write_bytes(CONTENT[::-1])
+    assert main(["models", "verify", "big.pth", *words]) == 3
+    assert main(["models", "fetch", "big.pth", "--sha256", SHA256, *words]) == 0
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        (["big.pth", "net.pth"], SHA256, "the hash of one file, not of big.pth, net.pth"),
+        (["big.pth"], "abc", "'abc' is no SHA-256 (it has 64 hexadecimal digits)"),
+        (["net.pth"], "0" * 64, f"is not that of net.pth: SHA-256 {SHA256} is published"),
+    ],
+    ids=["two", "short", "other"],
+)
+def test_a_hash_that_cannot_be_right_is_a_usage_error(
+    names: list[str],
+    given: str,
+    said: str,
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["models", "fetch", *names, "--sha256", given]) == 2
+    assert said in capsys.readouterr().err
+    assert server.asked == []
+
+
+def test_offline_nothing_is_fetched_and_what_is_here_is_enough(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "fetch", "net.pth", "--offline"]) == 3
+    assert "the network is not to be used" in capsys.readouterr().err
+    assert server.asked == []
+    assert main(["models", "fetch", "net.pth"]) == 0
+    assert main(["models", "fetch", "net.pth", "--offline", "--weights-dir", str(tmp_path)]) == 0
+    assert (tmp_path / "net.pth").read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
 def test_one_of_two_that_fails_is_exit_1_and_both_are_tried(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +350,27 @@ def test_a_branch_is_converted_and_never_fetched(
     assert main(["models", "verify", converted.name]) == 3
     assert "is not on this machine (it is made of one-peace.pt)" in capsys.readouterr().err
     assert server.asked == []
+
+
+def test_a_checkpoint_whose_branch_is_converted_is_not_fetched_for_a_backbone(
+    converted: Path, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = converted.with_name("onepeace-video.safetensors")
+    video.write_bytes(converted.read_bytes())
+    code, rows = run_json(capsys, "fetch", "onepeace", "--offline", "--json")
+    assert code == 0
+    assert {row["file"]: row["path"] for row in rows} == {
+        "onepeace_video_k400.pth": str(video),
+        "one-peace.pt": str(converted),
+    }
+    assert all("converted already" in row["verdict"] for row in rows)
+    # Named itself, for a folder that lacks it, or for a damaged one, the checkpoint is wanted.
+    assert main(["models", "fetch", "one-peace.pt", "--offline"]) == 3
+    words = ["models", "fetch", "onepeace", "--offline"]
+    assert main([*words, "--weights-dir", str(tmp_path / "other")]) == 3
+    video.write_bytes(video.read_bytes()[:100])
+    assert main(words) == 1
+    assert "onepeace_video_k400.pth" in capsys.readouterr().err
 
 
 # --- other commands -------------------------------------------------------------------------------

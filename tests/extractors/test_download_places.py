@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from extractors.spec import WeightsFile
-from extractors.weights.check import verify_weights
+from extractors.weights.check import read_record, verify_weights
 from extractors.weights.download import download_weights
 from fixtures.downloads import (
     BEGUN,
@@ -82,6 +82,30 @@ def test_a_file_without_a_full_hash_comes_from_its_publisher_only(
         fetch(weights, mirrors=(mirror.url,))
         assert mirror.asked == []
     assert any("no mirror is asked" in line for line in fetch.said)
+
+
+@pytest.mark.parametrize(
+    ("weights", "published"),
+    [(UNHASHED, False), (replace(HASHED, sha256=SHA256[:8]), True)],
+    ids=["no-hash", "few-digits"],
+)
+def test_with_the_hash_that_the_user_gives_a_file_comes_from_a_mirror(
+    weights: WeightsFile, published: bool, server: Server, fetch: Fetch
+) -> None:
+    with serving(Server(content=OTHER)) as liar, serving(Server()) as mirror:
+        path = fetch(weights, mirrors=(liar.url, mirror.url), sha256=SHA256)
+        assert len(liar.asked) == len(mirror.asked) == 1
+    assert path.read_bytes() == CONTENT
+    assert server.asked == []
+    record = read_record(path)
+    assert record is not None
+    assert (record.given, record.published, record.address) == (
+        *(True, published),
+        f"{mirror.url}/{NAME}",
+    )
+    path.write_bytes(OTHER)
+    with pytest.raises(EnvironmentFault, match=r"has SHA-256"):
+        verify_weights(path, weights)
 
 
 def test_without_any_address_it_is_said_how_to_get_the_file_by_hand(fetch: Fetch) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 from extractors.audio.torchaudio_shim import import_torchaudio
 from extractors.audio.transformers import HfAudioEncoder, load_hf_audio
 from extractors.hf.model import find_hf_model
-from extractors.hf.net import import_transformers
+from extractors.hf.net import import_transformers, load_encoder
 from extractors.windows import WindowGrid
 from fixtures.hf import SOUNDS, Models
 
@@ -131,4 +134,34 @@ def test_silence_is_answered_with_numbers(hf_models: Models) -> None:
 
 def test_the_description_names_the_rate_that_sound_is_brought_to(hf_models: Models) -> None:
     assert "resampled to 48000 Hz" in encoder(hf_models, "clap").spec.preprocessing
-    assert "resampled" not in encoder(hf_models, "ast").spec.preprocessing
+    assert "resampled to" not in encoder(hf_models, "ast").spec.preprocessing
+
+
+def test_sound_is_prepared_while_other_nets_use_the_device(hf_models: Models) -> None:
+    model = find_hf_model(hf_models.pair("clip", "ast"), "audio")
+    extractor, _ = load_encoder(
+        model, "feature extractor", "AutoFeatureExtractor", device=torch.device("cpu")
+    )
+    placed = []
+
+    class Net(torch.nn.Module):
+        def forward(self, input_values: torch.Tensor) -> Any:
+            placed.append((input_values.device.type, input_values.dtype))
+            return SimpleNamespace(pooler_output=torch.zeros(len(input_values), 2))
+
+    both = threading.Barrier(2, timeout=30)
+
+    def extract(sound: Any, **options: Any) -> Any:
+        both.wait()  # passes only when both nets extract at once
+        return extractor(sound, **options)
+
+    def embed(_: int) -> int:
+        # A device without a chip behind it; launching takes its turn as on others.
+        net = HfAudioEncoder(
+            Net(), model, extract, grid=WindowGrid(), device=torch.device("meta"), threads=1
+        )
+        return len(net.embed(sounds(2)).embeddings)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(embed, range(2))) == [2, 2]
+    assert placed == [("meta", torch.float32)] * 2

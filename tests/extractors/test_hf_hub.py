@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -23,6 +24,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "hf:openai/clip-tiny+laion/clap-tiny"
 
 
+def flip(content: bytes) -> bytes:
+    """One bit of a weight is wrong."""
+    changed = bytearray(content)
+    changed[-100] ^= 1
+    return bytes(changed)
+
+
 class Hub:
     """A hub that holds folders, and remembers what was asked of it.
 
@@ -32,6 +40,7 @@ class Hub:
         fetched: Those of them that the content was asked of.
         cache: Folder of the hub's cache on this machine.
         hashes: Whether it says the hash of a file.
+        spoilt: Suffix of the files that it sends with one wrong bit; what it says of them is right.
     """
 
     def __init__(self, repos: dict[str, Path]) -> None:
@@ -40,6 +49,7 @@ class Hub:
         self.fetched: list[str] = []
         self.cache = ""
         self.hashes = True
+        self.spoilt = "none"
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +67,7 @@ class Hub:
                 if self.command == "GET":
                     if "/resolve/" in path and found is not None:
                         hub.fetched.append(path)
-                    self.wfile.write(body)
+                    self.wfile.write(flip(body) if path.endswith(hub.spoilt) else body)
 
             do_HEAD = do_GET  # noqa: N815
 
@@ -276,6 +286,75 @@ def test_a_download_that_broke_off_behind_the_description_goes_on(
     (snapshot / "tokenizer.json").unlink()
     assert backbone_spec(NAME).digest == backbone_spec(hf_models.pair("clip", "clap")).digest
     assert (snapshot / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def test_weights_that_are_not_what_the_hub_says_are_refused_and_removed(
+    parts: bool, hub: Hub, hf_models: Models, tmp_path: Path
+) -> None:
+    if parts:
+        changed_copy(
+            hub,
+            "openai/clip-tiny",
+            tmp_path / "old",
+            lambda folder: in_parts(folder, "safetensors"),
+        )
+    preview = preview_spec(NAME, watch=Notebook())
+    hub.spoilt = ".safetensors"
+    with pytest.raises(EnvironmentFault) as caught:
+        load_backbone(NAME, device="cpu", threads=1)
+    first = preview.vision.weights
+    assert f"{first.file} of openai/clip-tiny has SHA-256" in str(caught.value)
+    assert f"where the hub says {first.sha256}" in str(caught.value)
+    model = Path(hub.cache) / "models--openai--clip-tiny"
+    assert not list(model.glob(f"snapshots/*/{first.file}"))
+    assert not (model / "blobs" / first.sha256).exists()
+    hub.spoilt = "none"
+    assert load_backbone(NAME, device="cpu", threads=1).spec == preview
+
+
+def test_weights_that_were_damaged_in_the_cache_are_refused_and_removed(hub: Hub) -> None:
+    spec = backbone_spec(NAME)
+    [link] = Path(hub.cache).glob("models--openai--clip-tiny/snapshots/*/model.safetensors")
+    blob = link.resolve()
+    blob.write_bytes(flip(blob.read_bytes()))
+    hub.asked.clear()
+    with pytest.raises(EnvironmentFault, match=rf"where the hub says {blob.name}.*fetches openai"):
+        backbone_spec(NAME, offline=True)
+    assert not blob.exists() and not link.is_symlink()
+    assert hub.asked == []
+    assert backbone_spec(NAME) == spec
+
+
+def test_damaged_weights_that_lie_outside_of_the_cache_stay_where_they_are(
+    hub: Hub, tmp_path: Path
+) -> None:
+    spec = backbone_spec(NAME)
+    [link] = Path(hub.cache).glob("models--openai--clip-tiny/snapshots/*/model.safetensors")
+    mine = tmp_path / link.resolve().name
+    mine.write_bytes(flip(link.read_bytes()))
+    link.resolve().unlink()
+    link.unlink()
+    link.symlink_to(mine)
+    with pytest.raises(EnvironmentFault, match="where the hub says"):
+        backbone_spec(NAME)
+    assert mine.exists() and not link.is_symlink()
+    assert backbone_spec(NAME) == spec
+
+
+def test_damaged_weights_that_cannot_be_removed_are_named(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    backbone_spec(NAME)
+    [link] = Path(hub.cache).glob("models--openai--clip-tiny/snapshots/*/model.safetensors")
+    blob = link.resolve()
+    blob.write_bytes(flip(blob.read_bytes()))
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(EnvironmentFault, match=rf"delete {blob}, which failed \(Permission denied"):
+        backbone_spec(NAME, offline=True)
 
 
 def test_a_model_that_is_the_wrong_one_is_refused_before_weights_are_fetched(hub: Hub) -> None:

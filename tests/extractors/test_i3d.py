@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors.i3d_vggish_spec import I3D_RGB, I3D_RGB_FLOW, I3D_RGB_WEIGHTS
+from extractors.i3d_vggish_spec import I3D_RGB, I3D_RGB_FLOW, I3D_RGB_WEIGHTS, Padding
 from extractors.spec import FramePreparer, StretchEncoder, VisionEncoder
 from extractors.vision.i3d import (
     FLOW,
@@ -31,7 +31,7 @@ from extractors.vision.i3d_keys import (
     recognise,
     to_canonical,
 )
-from extractors.vision.i3d_net import Conv, I3DNet, Padding, pool_last
+from extractors.vision.i3d_net import Conv, I3DNet, pool_last
 from extractors.vision.i3d_overlap import SharedI3D, to_net
 from extractors.vision.raft_flow import FlowEstimator, quantise
 from extractors.vision.resize import resize_and_crop
@@ -156,6 +156,7 @@ def test_flow_features_equal_the_reference(reference: dict[str, np.ndarray]) -> 
     levels = quantise(torch.from_numpy(noise[:, :, 16:240, 60:284]))
     x = to_net(levels.movedim(1, -1))
     assert_close(np.array([x.min(), x.max()]), reference["flow/pre_minmax"])
+    assert_close(x[0, :, 0, 100, :16], reference["flow/pre_values"])
     assert x.max() > 1  # the published rounding lets +20 pixels be one level too many
     weights = recipe(FLOW)
     assert_close(make_net(weights, "vf", channels=FLOW)(x), reference["flow/features"])

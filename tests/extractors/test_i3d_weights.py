@@ -10,8 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from extractors.i3d_vggish_spec import I3D_RGB_WEIGHTS, UNAV_GRID
-from extractors.vision.i3d import RGB, load_i3d, load_i3d_net
+from extractors.checkpoints.tensorflow import DATA_SUFFIX
+from extractors.i3d_vggish_spec import (
+    I3D_RGB_WEIGHTS,
+    I3D_VARIANTS,
+    ORIGINAL,
+    OWN_GRID,
+    UNAV_GRID,
+    VIDEO_FEATURES,
+    I3DVariant,
+)
+from extractors.registry import backbone_spec
+from extractors.spec import EncoderSpec
+from extractors.vision.i3d import FLOW, RGB, I3DEncoder, I3DFlowEncoder, load_i3d, load_i3d_net
 from extractors.vision.i3d_keys import (
     BN_EPS_ORIGINAL,
     BN_EPS_VIDEO_FEATURES,
@@ -21,7 +32,9 @@ from extractors.vision.i3d_keys import (
     schemes,
     to_canonical,
 )
+from extractors.vision.raft import Raft
 from fixtures.golden_weights import tensor
+from fixtures.tf_bundle import write_i3d_bundle
 from pipeline.core.errors import EnvironmentFault
 
 CPU = torch.device("cpu")
@@ -100,6 +113,78 @@ def test_a_checkpoint_is_loaded_from_its_folder(
     assert original.padding == "same"
     name = "layers.conv3d_2b_1x1.weight"
     assert not torch.equal(original.state_dict()[name], expected[name])
+
+
+# --- backbones of all three families --------------------------------------------------------------
+
+
+def unhashed(spec: EncoderSpec) -> EncoderSpec:
+    """A description whose weights are made here."""
+    first, *more = (replace(file, git_blob="") for file in spec.files)
+    return replace(spec, weights=first, more_weights=tuple(more))
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("i3d-rgb-vggish", VIDEO_FEATURES),
+        ("i3d-original-rgb-vggish", ORIGINAL),
+        ("i3d-deepmind-rgb-vggish", ORIGINAL),
+    ],
+)
+def test_each_family_has_a_backbone_with_the_arithmetic_of_its_net(
+    rgb_weights: dict[str, Tensor], tmp_path: Path, name: str, variant: I3DVariant
+) -> None:
+    spec = unhashed(backbone_spec(name).vision)
+    scheme = schemes()[list(I3D_VARIANTS).index(spec.name) // 2]
+    if scheme.time_first:
+        stem = spec.weights.file.removesuffix(DATA_SUFFIX)
+        written = write_i3d_bundle(tmp_path, stem, channels=RGB)
+        canonical = to_canonical({key: torch.tensor(v) for key, v in written.items()}, scheme)
+    else:
+        canonical = rgb_weights
+        state = {scheme.keys[key]: value for key, value in canonical.items()}
+        torch.save(state, tmp_path / spec.weights.file)
+    encoder = load_i3d(CPU, grid=OWN_GRID, spec=spec, weights_dir=tmp_path)
+    assert isinstance(encoder, I3DEncoder)
+    net = encoder._stream._net
+    assert (encoder.spec, net.padding) == (spec, variant.padding)
+    expected = fold(canonical, bn_eps=variant.bn_eps)
+    assert all(torch.equal(value, expected[name]) for name, value in net.state_dict().items())
+    assert f"epsilon 1e-{3 if variant is ORIGINAL else 5} and {variant.padding} padding" in (
+        spec.preprocessing
+    )
+
+
+def test_both_checkpoints_of_tensorflow_lie_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractors.vision.i3d.load_raft", lambda *_, **__: Raft())
+    spec = unhashed(backbone_spec("i3d-deepmind-vggish").vision)
+    for place, channels in ((0, RGB), (2, FLOW)):
+        stem = spec.files[place].file.removesuffix(DATA_SUFFIX)
+        write_i3d_bundle(tmp_path, stem, channels=channels, seed=channels)
+    encoder = load_i3d(CPU, grid=OWN_GRID, spec=spec, weights_dir=tmp_path)
+    assert isinstance(encoder, I3DFlowEncoder)
+    kernels = [
+        stream._net.state_dict()["layers.conv3d_1a_7x7.weight"]
+        for stream in (encoder._rgb, encoder._flow)
+    ]
+    assert [kernel.shape[1] for kernel in kernels] == [RGB, FLOW]
+    assert encoder._flow._net.padding == "same"
+
+
+def test_a_missing_index_is_asked_for_by_its_name(tmp_path: Path) -> None:
+    spec = unhashed(backbone_spec("i3d-deepmind-rgb-vggish").vision)
+    write_i3d_bundle(tmp_path, "kinetics-i3d-rgb.ckpt", channels=RGB)
+    (tmp_path / "kinetics-i3d-rgb.ckpt.index").unlink()
+    with pytest.raises(
+        EnvironmentFault, match=r"weights kinetics-i3d-rgb\.ckpt\.index.*not on this"
+    ):
+        load_i3d(CPU, grid=OWN_GRID, spec=spec, weights_dir=tmp_path)
+
+
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def test_a_missing_file_names_everything_about_itself(tmp_path: Path) -> None:

@@ -88,20 +88,30 @@ def test_the_audio_branch_equals_the_reference(
     size, state = family(name)
     net = filled(OnePeaceAudio(size), "audio", state)
     sound = one_second(reference)
-    assert_close(net.adapter(sound), reference["shared_rel/audio_adapter_out"])
+    assert_close(net.adapter(sound), reference[f"{name}/audio_adapter_out"])
     assert_close(net.tokens(sound), reference[f"{name}/audio_tokens"])
     assert_close(net(sound), reference[f"{name}/audio_emb"])
 
 
-def test_sounds_of_two_lengths_in_one_batch_equal_the_reference(
-    reference: Mapping[str, np.ndarray],
+def test_the_sound_that_the_net_is_given_equals_the_references(
+    reference: Mapping[str, np.ndarray], shared: Callable[[str], Path]
 ) -> None:
-    net = filled(OnePeaceAudio(TINY), "audio", base_state())
+    whole = np.load(shared("golden/backbones/onepeace_tiny_golden.npz"))
+    assert_close(one_second(reference), whole["shared_rel/audio_src"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sounds_of_two_lengths_in_one_batch_equal_the_reference(
+    name: str, reference: Mapping[str, np.ndarray]
+) -> None:
+    size, state = family(name)
+    net = filled(OnePeaceAudio(size), "audio", state)
     short, long = (normalised(reference[f"shared_rel/audio_wav{name}"]) for name in ("0", "_long"))
     sound = torch.stack([F.pad(short, (0, len(long) - len(short))), long])
     padding = torch.zeros(2, 75, dtype=torch.bool)
     padding[0, 50:] = True
-    assert_close(net(sound, padding), reference["shared_rel/audio_pad_emb"])
+    np.testing.assert_array_equal(padding, reference[f"{name}/audio_pad_mask"])
+    assert_close(net(sound, padding), reference[f"{name}/audio_pad_emb"])
 
 
 def test_the_video_branch_equals_the_reference(video_reference: Mapping[str, np.ndarray]) -> None:
@@ -117,6 +127,7 @@ def test_relative_positions_of_the_full_size_equal_the_reference(
     places = [0, 1, 2, 100, -1]
     for name, buckets in (
         ("rp_bucket_audio_512", sequence_buckets(1023, buckets=512)),
+        ("rp_bucket_text_256", sequence_buckets(1023, buckets=256)),
         ("rp_bucket_image_16", picture_buckets(16)),
     ):
         np.testing.assert_array_equal(buckets[places], reference[f"{name}/rows"])
@@ -125,9 +136,10 @@ def test_relative_positions_of_the_full_size_equal_the_reference(
 
 def test_full_size_tables_equal_the_reference_everywhere(shared: Callable[[str], Path]) -> None:
     tables = np.load(shared("golden/backbones/onepeace_tiny_golden.npz"))
-    np.testing.assert_array_equal(
-        sequence_buckets(1023, buckets=512), tables["rp_bucket_audio_512"]
-    )
+    for name, buckets in (("audio_512", 512), ("text_256", 256)):
+        np.testing.assert_array_equal(
+            sequence_buckets(1023, buckets=buckets), tables[f"rp_bucket_{name}"]
+        )
     np.testing.assert_array_equal(picture_buckets(16), tables["rp_bucket_image_16"])
 
 

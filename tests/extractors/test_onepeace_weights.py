@@ -96,15 +96,79 @@ def test_the_converted_file_alone_is_enough(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_audio(tmp_path).embed(sound()).embeddings, before)
 
 
-def test_another_checkpoint_is_converted_again(tmp_path: Path) -> None:
-    write_base(tmp_path)
+def test_another_checkpoint_of_the_same_size_is_converted_again(tmp_path: Path) -> None:
+    size = write_base(tmp_path).stat().st_size
     before = load_audio(tmp_path).embed(sound()).embeddings
     state = base_state()
     state["audio_proj.bias"] += 1
-    state["logit_scale_of_another_size"] = torch.zeros(100)
-    write_base(tmp_path, state)
+    assert write_base(tmp_path, state).stat().st_size == size
     after = load_audio(tmp_path).embed(sound()).embeddings
     assert np.abs(after - before).max() > 1e-3
+
+
+def without_time(path: Path) -> None:
+    """Leave a conversion as earlier programs wrote it, which compared name and size only."""
+    content = path.read_bytes()
+    assert content.count(b'"source_modified_ns"') == 1
+    path.write_bytes(content.replace(b'"source_modified_ns"', b'"source_modified_xx"'))
+
+
+def test_a_conversion_that_may_be_of_another_checkpoint_is_made_again(tmp_path: Path) -> None:
+    checkpoint = write_base(tmp_path)
+    expected = load_audio(tmp_path).embed(sound()).embeddings
+    converted = tmp_path / "onepeace-audio.safetensors"
+    without_time(converted)
+    load_audio(tmp_path)
+    assert "source_modified_ns" in read_header(converted).metadata
+    without_time(converted)
+    checkpoint.unlink()  # then there is nothing that it could be stale against
+    np.testing.assert_array_equal(load_audio(tmp_path).embed(sound()).embeddings, expected)
+
+
+def image_inodes(folder: Path) -> dict[str, int]:
+    """Converted image branches, and what tells whether one was written anew."""
+    return {path.name: path.stat().st_ino for path in folder.glob("onepeace-image*.safetensors")}
+
+
+@pytest.fixture
+def two_images(tmp_path: Path) -> Path:
+    """A folder with both files that hold an image branch, which differ."""
+    state = base_state()
+    write_base(tmp_path, state)
+    state["image_proj.bias"] += 1
+    images = {name: value for name, value in state.items() if "text" not in name}
+    torch.save({"model": images}, tmp_path / VISION_WEIGHTS.file)
+    return tmp_path
+
+
+def load_image(folder: Path, weights: Any = BASE_WEIGHTS) -> Tensor:
+    net = load_onepeace_image(CPU, weights=weights, size=TINY, weights_dir=folder)
+    return net.state_dict()["proj.bias"]
+
+
+def test_taking_turns_with_two_image_branches_converts_each_once(two_images: Path) -> None:
+    base, vision = load_image(two_images), load_image(two_images, VISION_WEIGHTS)
+    torch.testing.assert_close(vision, base + 1)
+    inodes = image_inodes(two_images)
+    assert set(inodes) == {"onepeace-image.safetensors", "onepeace-image-vision.safetensors"}
+    for _ in range(2):
+        torch.testing.assert_close(load_image(two_images), base, rtol=0, atol=0)
+        torch.testing.assert_close(load_image(two_images, VISION_WEIGHTS), vision, rtol=0, atol=0)
+    assert image_inodes(two_images) == inodes
+
+
+def test_an_image_branch_under_its_former_name_is_taken_for_its_own_checkpoint_only(
+    two_images: Path,
+) -> None:
+    vision = load_image(two_images, VISION_WEIGHTS)
+    (two_images / "onepeace-image-vision.safetensors").rename(
+        two_images / "onepeace-image.safetensors"
+    )
+    for weights in (BASE_WEIGHTS, VISION_WEIGHTS):
+        (two_images / weights.file).unlink()
+    torch.testing.assert_close(load_image(two_images, VISION_WEIGHTS), vision, rtol=0, atol=0)
+    with pytest.raises(EnvironmentFault, match=r"one-peace\.pt .* not on this machine"):
+        load_image(two_images)
 
 
 @pytest.mark.parametrize("layout", ["archive", "older", "bare", "arrays"])

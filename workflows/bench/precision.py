@@ -13,8 +13,9 @@ from workflows.bench.machine import machine_line
 from workflows.bench.record import Figure
 from workflows.bench.stopwatch import Stopwatch, load_line
 from workflows.bench.train import WAYS, StepPlan, bench_settings
-from workflows.training.dataset import Batch
-from workflows.training.loop import learning_rate, start_training, train_step
+from workflows.training.batch import Batch
+from workflows.training.loop import learning_rate, train_step
+from workflows.training.state import start_training
 
 BATCHES = 8  # that are shown in turn
 WINDOW = 10  # losses whose mean is one point of the smoothed curve

@@ -22,8 +22,9 @@ from workflows.bench.data import CLASSES, ONE_PEACE_DIM, PlantedVideos, Sizes
 from workflows.bench.machine import machine_line
 from workflows.bench.record import Figure
 from workflows.bench.stopwatch import Stopwatch, load_line, peak_bytes
-from workflows.training.dataset import Batch
-from workflows.training.loop import TrainSettings, start_training, train_step
+from workflows.training.batch import Batch
+from workflows.training.loop import train_step
+from workflows.training.state import TrainSettings, start_training
 
 REPEATS = 20  # of the label assignment, whose time is a few milliseconds
 # Ways of training that are compared -> precision and compilation.
