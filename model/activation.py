@@ -31,7 +31,8 @@ class Recipe:
     Attributes:
         smoothing: Steps of the centred mean over the activation; single noisy steps split events.
         thresholds: Each one's connected runs are candidates.
-        outer: Width of the surroundings that are compared with a candidate, in its lengths.
+        outer: Width of the surroundings that are compared with a candidate, in its lengths; 0
+            compares it with nothing.
         sigma: Width of the Gaussian soft-NMS, per class.
         min_score: Candidates that end below it are dropped.
         video_weight: Weight of the video's score of the class beside the contrast, so that
@@ -103,7 +104,7 @@ def candidates(
     Args:
         activation: (T,).
         thresholds: Levels; the runs of all of them are pooled, each run once.
-        outer: Surroundings on either side, in lengths of the run, at least one step.
+        outer: Surroundings on either side, in lengths of the run, at least one step; none for 0.
 
     Returns:
         First step, step after the last, and score (mean inside - mean outside; what lies beyond
@@ -116,7 +117,7 @@ def candidates(
     total = np.concatenate([[0.0], np.cumsum(activation, dtype=np.float64)])
     length = end - begin
     inside = (total[end] - total[begin]) / length
-    margin = np.maximum(1, np.rint(outer * length).astype(np.int64))
+    margin = np.maximum(1 if outer else 0, np.rint(outer * length).astype(np.int64))
     before, after = np.maximum(begin - margin, 0), np.minimum(end + margin, len(activation))
     around = (total[after] - total[before]) - (total[end] - total[begin])
     outside = around / np.maximum((after - before) - length, 1)

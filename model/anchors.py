@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 SCOPES = ("both", "global", "local")
 FUSIONS = ("joint", "own")
+BIASES = ("score", "gradient", "none")
+CONTROLS = ("random", "spread", "least")
 GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -75,12 +77,9 @@ def select_anchors(
     elif not keep_repeated:
         chosen = torch.zeros_like(valid).scatter(1, wide_index, wide_valid)
         near_valid = near_valid & ~chosen.gather(1, near_index)
-    counts = torch.tensor([wide_index.shape[1], near_index.shape[1]], device=score.device)
-    return Anchors(
-        torch.cat([wide_index, near_index], 1),
-        torch.cat([wide_valid, near_valid], 1),
-        torch.tensor([False, True], device=score.device).repeat_interleave(counts),
-    )
+    index = torch.cat([wide_index, near_index], 1)
+    place = torch.arange(index.shape[1], device=score.device)
+    return Anchors(index, torch.cat([wide_valid, near_valid], 1), place >= wide_index.shape[1])
 
 
 def _best_of_video(score: Tensor, valid: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
@@ -102,16 +101,31 @@ def _best_of_windows(score: Tensor, window: int, per_window: int) -> tuple[Tenso
     return index, best.isfinite().flatten(1)
 
 
-def arbitrary_scores(like: Tensor, *, training: bool) -> Tensor:
-    """Scores without meaning, for the ablation "random anchors": (B, T) in [0, 1).
+def control_ranking(agreement: Tensor, *, control: str, training: bool) -> Tensor:
+    """What `select_anchors` goes by where anchors shall not be the steps of most agreement.
 
-    In training they are drawn anew; else they are a fixed, evenly spread sequence, so that a result
-    depends neither on the batch nor on the run.
+    Args:
+        agreement: (B, T) in [0, 1].
+        control: ``least`` agreement; ``spread``, steps that are evenly spread and depend on the
+            place alone, the same in training as in test; ``random``, drawn anew for each batch of
+            training and ``spread`` outside of it, so that a result depends neither on the batch nor
+            on the run.
+        training: Whether ``random`` is drawn.
+
+    Returns:
+        (B, T) in [0, 1].
+
+    Raises:
+        ValueError: The control is unknown.
     """
-    if training:
-        return torch.rand_like(like)
-    places = torch.arange(like.shape[1], device=like.device, dtype=torch.float64)
-    return (places * GOLDEN_RATIO).frac().to(like.dtype).expand_as(like)
+    if control not in CONTROLS:
+        raise ValueError(f"unknown control {control!r}: use one of {CONTROLS}")
+    if control == "least":
+        return 1 - agreement
+    if control == "random" and training:
+        return torch.rand_like(agreement)
+    places = torch.arange(agreement.shape[1], device=agreement.device, dtype=torch.float64)
+    return (places * GOLDEN_RATIO).frac().to(agreement.dtype).expand_as(agreement)
 
 
 class AnchorFusion(nn.Module):

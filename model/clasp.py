@@ -16,19 +16,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.anchors import AnchorFusion, arbitrary_scores, select_anchors
+from model.anchors import BIASES, CONTROLS, AnchorFusion, control_ranking, select_anchors
 from model.attention import Block
 from model.embedding import Embedding, own_lengths
 from model.evidence import MEASURES, agreement_score
 from model.heads import PRIOR_LOGIT
+from model.layers import ChannelNorm
 from model.loco import UnimodalBlocks
 from model.mixing import GlobalAttention
-from model.pooling import POOLINGS, AttentivePooling, top_mean
+from model.pooling import POOLINGS, AttentivePooling, ModalityPooling, top_mean
 from model.propagation import Propagation
+from model.temporal_gate import TemporalGate
+from model.video_losses import mean_change, video_cross_entropy
 
 MODALITIES = ("vision", "audio")
-SELECTIONS = (*MEASURES, "random")
+OTHER = {"vision": "audio", "audio": "vision"}
+SELECTIONS = (*MEASURES, *CONTROLS)
 SCOPES = ("both", "global", "local", "none")
+STREAM_FUSIONS = ("concatenation", "mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +103,24 @@ class CLASP(nn.Module):
         positions: ``continued`` or ``stretched`` beyond ``max_seq_len``; see `Embedding`.
         embedding_layers: Convolutions of the embedding.
         selection: What makes an anchor: a measure of `agreement_score`, ``confidence`` without
-            discrepancy, or ``random``.
+            discrepancy; or a control of `control_ranking`: ``random``, ``spread``, ``least``.
         anchors: ``both`` scopes, ``global``, ``local``, or ``none``.
         anchor_divisor: Steps for each global anchor.
         anchor_window: Steps of a local window.
         anchors_per_window: Anchors of a window.
         keep_repeated: Whether a step chosen globally and locally enters twice.
+        temporal_gate: Whether each modality amplifies steps of the other; see `TemporalGate`.
+        anchor_bias: Whether attention to an anchor is biased by ln of its ``score`` of agreement;
+            likewise with ``gradient``, which reaches the evidence that way; or ``none``. Controls
+            are never weighed by what did not choose them.
         anchor_fusion: ``joint``, or each modality's ``own``.
         propagation: ``attention``, ``threshold`` or ``none``.
+        propagation_threshold: Of ``threshold``; see `Propagation`.
         gate: Of propagation, for each ``step`` or each ``channel``.
         rest: Whether there is an anchor that stands for nothing; see `Propagation`.
-        pooling: ``top`` or ``attention``.
+        stream_fusion: What the joint classifier reads: ``concatenation`` of both streams, or their
+            ``mean`` after one LayerNorm for both, as in positive sample propagation.
+        pooling: ``top``, ``attention`` or ``modality``; see `model.pooling`.
         pool_divisor: Steps for each of the steps that ``top`` takes the mean of.
         evidence_weight: Lambda_0, of the classifiers before the modalities meet.
         smoothness_weight: Lambda_s.
@@ -134,10 +146,14 @@ class CLASP(nn.Module):
         anchor_window: int = 16,
         anchors_per_window: int = 2,
         keep_repeated: bool = True,
+        temporal_gate: bool = False,
+        anchor_bias: str = "score",
         anchor_fusion: str = "joint",
         propagation: str = "attention",
+        propagation_threshold: float = 0.95,
         gate: str = "step",
         rest: bool = False,
+        stream_fusion: str = "concatenation",
         pooling: str = "top",
         pool_divisor: int = 8,
         evidence_weight: float = 1.0,
@@ -147,9 +163,12 @@ class CLASP(nn.Module):
         super().__init__()
         _check("selection", selection, SELECTIONS)
         _check("anchors", anchors, SCOPES)
+        _check("anchor bias", anchor_bias, BIASES)
+        _check("stream fusion", stream_fusion, STREAM_FUSIONS)
         _check("pooling", pooling, POOLINGS)
         self.classes, self.max_seq_len = classes, max_seq_len
         self.selection, self.scope = selection, anchors
+        self.bias = "none" if selection in CONTROLS else anchor_bias
         self.divisor, self.window, self.per_window = (
             anchor_divisor,
             anchor_window,
@@ -183,15 +202,26 @@ class CLASP(nn.Module):
                 channels,
                 heads,
                 operator="none" if anchors == "none" else propagation,
+                threshold=propagation_threshold,
                 gate=gate,
                 rest=rest,
             )
         )
         self.classify = _each(lambda name: _classifier(channels, classes))
-        self.classify_joint = _classifier(2 * channels, classes)
-        self.pool = None
+        self.norm_joint = ChannelNorm(channels) if stream_fusion == "mean" else None
+        width = 2 * channels if self.norm_joint is None else channels
+        self.classify_joint = _classifier(width, classes)
+        # What is off by default draws its weights last: those of all else stay the same.
+        self.pool: AttentivePooling | ModalityPooling | None = None
         if pooling == "attention":
-            self.pool = AttentivePooling(2 * channels, classes)
+            self.pool = AttentivePooling(width, classes)
+        elif pooling == "modality":
+            self.pool = ModalityPooling(channels, classes)
+        self.temporal_gate = None
+        if temporal_gate:
+            self.temporal_gate = _each(
+                lambda name: TemporalGate(channels, heads, drop_path=drop_path)
+            )
 
     def forward(
         self, vision: Tensor, audio: Tensor, vision_mask: Tensor, audio_mask: Tensor
@@ -216,26 +246,38 @@ class CLASP(nn.Module):
         }
         streams = {
             name: self.cross[name](single[name], single[other], masks[name], masks[other])[0]
-            for name, other in zip(MODALITIES, reversed(MODALITIES), strict=True)
+            for name, other in OTHER.items()
         }
+        if self.temporal_gate is not None:
+            streams = {
+                name: self.temporal_gate[other](streams[name], single[other], masks[other])
+                for name, other in OTHER.items()
+            }
         evidence = {name: self.evidence[name](single[name]) for name in MODALITIES}
         agreement = self._agreement(evidence, both)
         streams = self._enhance(streams, masks, agreement, both)
         logits = {name: self.classify[name](streams[name]) for name in MODALITIES}
-        joined = torch.cat([streams[name] for name in MODALITIES], 1)
+        joined = self._join(streams)
         activation = self._activation(logits, self.classify_joint(joined), both)
-        pooled = {"joint": self._pool(activation, joined, both)}
+        values = {"joint": activation}
         for name in MODALITIES:
-            pooled[name] = self._pool(logits[name].sigmoid(), joined, both)
-            pooled[f"evidence_{name}"] = self._pool(evidence[name].sigmoid(), joined, both)
-        return Activation(activation, pooled["joint"], agreement, both, pooled)
+            # Half precision has no probability between 0.996 and 1: a confident mistake would have
+            # neither the right loss nor a gradient.
+            values[name] = logits[name].float().sigmoid()
+            values[f"evidence_{name}"] = evidence[name].float().sigmoid()
+        pooled = self._pool(values, streams, joined, both)
+        return Activation(activation, pooled["joint"], agreement.detach(), both, pooled)
 
     def _agreement(self, evidence: dict[str, Tensor], both: Tensor) -> Tensor:
-        """(B, T) score that chooses the anchors."""
-        if self.selection == "random":
-            return arbitrary_scores(both.float(), training=self.training) * both
-        measure = self.selection
-        return agreement_score(evidence["audio"], evidence["vision"], measure=measure) * both
+        """(B, T), 0 where a modality is missing."""
+        measure = MEASURES[0] if self.selection in CONTROLS else self.selection
+        score = agreement_score(
+            evidence["audio"],
+            evidence["vision"],
+            measure=measure,
+            differentiable=self.bias == "gradient",
+        )
+        return score * both
 
     def _enhance(
         self, streams: dict[str, Tensor], masks: dict[str, Tensor], agreement: Tensor, both: Tensor
@@ -243,8 +285,11 @@ class CLASP(nn.Module):
         """Both streams after propagation from the anchors."""
         if self.fuse is None:
             return streams
+        ranking = agreement
+        if self.selection in CONTROLS:
+            ranking = control_ranking(agreement, control=self.selection, training=self.training)
         chosen = select_anchors(
-            agreement,
+            ranking,
             both,
             scope=self.scope,
             divisor=self.divisor,
@@ -254,8 +299,8 @@ class CLASP(nn.Module):
         )
         anchors = self.fuse(streams["audio"], streams["vision"], chosen)
         score = agreement.gather(1, chosen.index)
-        if self.selection == "random":
-            score = torch.ones_like(score)  # what means nothing must not weigh anything
+        if self.bias == "none":
+            score = torch.ones_like(score)
         return {
             name: self.propagate[name](
                 streams[name], masks[name], anchors[name], chosen.valid, score
@@ -270,10 +315,25 @@ class CLASP(nn.Module):
         log = F.logsigmoid(joint.float()) / 2 + (own[0] + own[1]) / 4
         return log.exp() * both[:, None]
 
-    def _pool(self, values: Tensor, features: Tensor, valid: Tensor) -> Tensor:
+    def _join(self, streams: dict[str, Tensor]) -> Tensor:
+        """(B, 2 C, T), or (B, C, T) of the mean."""
+        vision, audio = (streams[name] for name in MODALITIES)
+        if self.norm_joint is None:
+            return torch.cat([vision, audio], 1)
+        mean: Tensor = (self.norm_joint(vision) + self.norm_joint(audio)) / 2
+        return mean
+
+    def _pool(
+        self, values: dict[str, Tensor], streams: dict[str, Tensor], joined: Tensor, both: Tensor
+    ) -> dict[str, Tensor]:
+        """(B, K) of each of the values (B, K, T)."""
+        if isinstance(self.pool, ModalityPooling):
+            return self.pool(values, streams, both)
         if self.pool is not None:
-            return self.pool(values, features, valid)
-        return top_mean(values, valid, divisor=self.pool_divisor)
+            return {name: self.pool(value, joined, both) for name, value in values.items()}
+        return {
+            name: top_mean(value, both, divisor=self.pool_divisor) for name, value in values.items()
+        }
 
     def loss(self, prediction: Activation, labels: list[Tensor]) -> ActivationLosses:
         """The loss of one batch from the classes of each video; segments are not asked for.
@@ -291,12 +351,12 @@ class CLASP(nn.Module):
         )
         usable = prediction.both.any(1)
         terms = {
-            name: _cross_entropy(scores, target, usable)
+            name: video_cross_entropy(scores, target, usable)
             for name, scores in prediction.pooled.items()
         }
         classes = terms["joint"] + (terms["vision"] + terms["audio"]) / 2
         evidence = (terms["evidence_vision"] + terms["evidence_audio"]) / 2
-        smoothness = _mean_change(prediction.activation, prediction.both)
+        smoothness = mean_change(prediction.activation, prediction.both)
         best = prediction.activation.amax(1)
         sparsity = best.sum() / prediction.both.sum().clamp(min=1)
         return ActivationLosses(
@@ -325,16 +385,3 @@ def _classifier(channels: int, classes: int) -> nn.Conv1d:
     layer = nn.Conv1d(channels, classes, 1)
     nn.init.constant_(layer.bias, PRIOR_LOGIT)  # type: ignore[arg-type]
     return layer
-
-
-def _cross_entropy(scores: Tensor, target: Tensor, usable: Tensor) -> Tensor:
-    """Mean over usable videos and classes of the binary cross-entropy of probabilities."""
-    terms = F.binary_cross_entropy(scores.float().clamp(0.0, 1.0), target, reduction="none")
-    return (terms.mean(1) * usable).sum() / usable.sum().clamp(min=1)
-
-
-def _mean_change(activation: Tensor, valid: Tensor) -> Tensor:
-    """Mean |p_{t+1} - p_t| over classes and pairs of valid steps; 0 where there is no pair."""
-    pairs = valid[:, 1:] & valid[:, :-1]
-    change = activation.diff(dim=2).abs().mean(1) * pairs
-    return change.sum() / pairs.sum().clamp(min=1)

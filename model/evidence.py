@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 PROBABILITY_FLOOR = 1e-6  # class scores come in half precision, which knows nothing smaller
+LOGIT_FLOOR = -40.0  # the product of two such probabilities is a normal number in float32
 MEASURES = ("bernoulli", "softmax", "l1", "cosine", "product", "confidence")
 
 
@@ -46,8 +47,10 @@ def class_agreement(audio: Tensor, vision: Tensor) -> Tensor:
     return (audio * vision).sqrt() * (1 - bernoulli_divergence(audio, vision))
 
 
-def agreement_score(audio: Tensor, vision: Tensor, *, measure: str = "bernoulli") -> Tensor:
-    """How far the two modalities support one event, at each step; no gradient passes.
+def agreement_score(
+    audio: Tensor, vision: Tensor, *, measure: str = "bernoulli", differentiable: bool = False
+) -> Tensor:
+    """How far the two modalities support one event, at each step.
 
     Args:
         audio: (B, K, T) logits by sound.
@@ -57,6 +60,7 @@ def agreement_score(audio: Tensor, vision: Tensor, *, measure: str = "bernoulli"
             divergence of the two ``softmax`` distributions over classes, the normalised ``l1``
             distance of the probabilities, or one minus their ``cosine``; ``product`` is
             max_c Pa Pv; ``confidence`` leaves the discrepancy out.
+        differentiable: Whether gradient passes.
 
     Returns:
         (B, T) in [0, 1].
@@ -66,7 +70,11 @@ def agreement_score(audio: Tensor, vision: Tensor, *, measure: str = "bernoulli"
     """
     if measure not in MEASURES:
         raise ValueError(f"unknown measure {measure!r}: use one of {MEASURES}")
-    audio, vision = audio.detach().float(), vision.detach().float()
+    audio, vision = audio.float(), vision.float()
+    if differentiable:  # the root has no slope at 0
+        audio, vision = audio.clamp(min=LOGIT_FLOOR), vision.clamp(min=LOGIT_FLOOR)
+    else:
+        audio, vision = audio.detach(), vision.detach()
     heard, seen = audio.sigmoid(), vision.sigmoid()
     if measure == "bernoulli":
         return class_agreement(heard, seen).amax(1)

@@ -97,19 +97,31 @@ def cross_checks(recipe: Recipe) -> list[str]:
         found.append(f"optim.min_lr={optim.min_lr} is above optim.lr={optim.lr}")
     if infer.overlap >= infer.chunk:
         found.append(f"infer.overlap={infer.overlap} is not below infer.chunk={infer.chunk}")
+    if recipe.model.method == "clasp" and recipe.data.modalities != "both":
+        found.append(
+            f"data.modalities={recipe.data.modalities} leaves model.method=clasp nothing to learn "
+            "from: it takes the steps at which picture and sound are both there"
+        )
     return found + _semi_weak_checks(recipe)
 
 
 def _semi_weak_checks(recipe: Recipe) -> list[str]:
     """What does not fit to training on few segments."""
     wanted, found = recipe.semi_weak, []
-    if wanted.strong_fraction == 1:
+    if wanted.strong_fraction == 1 and wanted.strong == "random":
         return []
     share = f"semi_weak.strong_fraction={wanted.strong_fraction:g}"
+    if wanted.strong_fraction == 1:
+        share = f"semi_weak.strong={wanted.strong}"
     if not wanted.weak_videos and wanted.strong_fraction == 0:
         found.append(f"{share} and semi_weak.weak_videos=false leave nothing to learn from")
     if wanted.weak_videos and not wanted.teacher:
         found.append(f"{share} needs semi_weak.teacher, the recipe or checkpoint of a weak model")
+    if wanted.weak_videos and recipe.data.modalities != "both":
+        found.append(
+            f"data.modalities={recipe.data.modalities} leaves the weak model of "
+            "semi_weak.teacher nothing to learn from: it needs both"
+        )
     if recipe.model.method != "loco":
         found.append(f"{share} is of no use to model.method={recipe.model.method}: use loco")
     if recipe.data.validation:

@@ -15,12 +15,25 @@ from pipeline.recipe_fields import (
     rising_shares,
 )
 
-SELECTIONS = ("bernoulli", "softmax", "l1", "cosine", "product", "confidence", "random")
+SELECTIONS = (
+    "bernoulli",
+    "softmax",
+    "l1",
+    "cosine",
+    "product",
+    "confidence",
+    "random",
+    "spread",
+    "least",
+)
 ANCHORS = ("both", "global", "local", "none")
+ANCHOR_BIASES = ("score", "gradient", "none")
 ANCHOR_FUSIONS = ("joint", "own")
 PROPAGATIONS = ("attention", "threshold", "none")
 GATES = ("step", "channel")
-POOLINGS = ("top", "attention")
+STREAM_FUSIONS = ("concatenation", "mean")
+POOLINGS = ("top", "attention", "modality")
+STRONG = ("random", "annotated")
 EVENT_TARGETS = ("hard", "weighted", "soft")
 
 
@@ -30,18 +43,28 @@ class ClaspConfig:
 
     Attributes:
         selection: What makes an anchor: agreement of sound and picture by ``bernoulli``,
-            ``softmax``, ``l1``, ``cosine`` or ``product``; ``confidence`` alone; ``random``.
+            ``softmax``, ``l1``, ``cosine`` or ``product``; ``confidence`` alone. Controls: steps
+            drawn at ``random``, anew in training; evenly ``spread`` ones, always the same; those of
+            ``least`` agreement.
         anchors: Found over the whole video (``global``), within windows (``local``), ``both``, or
             ``none``.
         anchor_divisor: Steps for each global anchor.
         anchor_window: Steps of a local window.
         anchors_per_window: Anchors of a window.
         keep_repeated: Whether a step chosen globally and locally enters twice.
+        temporal_gate: Whether each modality amplifies steps of the other.
+        anchor_bias: Whether anchors of a higher ``score`` of agreement weigh more; likewise, with
+            ``gradient`` to the evidence that it comes from; or ``none``, as in the controls. Of no
+            effect on ``threshold``.
         anchor_fusion: ``joint`` features of both modalities, or each modality's ``own``.
         propagation: How anchors reach all steps: ``attention``, ``threshold`` or ``none``.
+        propagation_threshold: Smallest weight of an anchor for ``threshold``, over an even weight.
         gate: By which a step refuses what it is told: one number a ``step``, or one a ``channel``.
         rest: Whether there is one learned anchor more, which stands for nothing.
-        pooling: From steps to the video: ``top`` steps or ``attention``.
+        stream_fusion: What the joint classifier reads: ``concatenation`` of both streams, or their
+            ``mean``.
+        pooling: From steps to the video: ``top`` steps, ``attention``, or attention over steps and
+            ``modality``.
         pool_divisor: Steps for each of the steps that ``top`` takes the mean of.
         evidence_weight: Of the classifiers before the modalities meet.
         smoothness_weight: Of the change from step to step.
@@ -54,10 +77,14 @@ class ClaspConfig:
     anchor_window: int = at_least(16, 1)
     anchors_per_window: int = at_least(2, 1)
     keep_repeated: bool = True
+    temporal_gate: bool = False
+    anchor_bias: str = choice("score", ANCHOR_BIASES)
     anchor_fusion: str = choice("joint", ANCHOR_FUSIONS)
     propagation: str = choice("attention", PROPAGATIONS)
+    propagation_threshold: float = at_least(0.95, 0)
     gate: str = choice("step", GATES)
     rest: bool = False
+    stream_fusion: str = choice("concatenation", STREAM_FUSIONS)
     pooling: str = choice("top", POOLINGS)
     pool_divisor: int = at_least(8, 1)
     evidence_weight: float = at_least(1.0, 0)
@@ -72,7 +99,8 @@ class LocaliseConfig:
     Attributes:
         smoothing: Steps of the centred mean over the activation.
         thresholds: Each one's connected runs are candidates.
-        outer: Width of the surroundings that a candidate is compared with, in its lengths.
+        outer: Width of the surroundings that a candidate is compared with, in its lengths; 0
+            compares it with nothing.
         video_weight: Weight of the video's score beside the contrast.
         min_video_score: Classes that the video scores lower are left out.
         sigma: Of Soft-NMS.
@@ -96,7 +124,11 @@ class SemiWeakConfig:
         teacher: At most one: the checkpoint of a weak model (``.safetensors``), or the recipe of
             one, which is then trained first, on the same data with the same seed. None trains on
             all segments, as ever.
-        strong_fraction: Share of the training videos whose segments are read.
+        strong: Which videos have segments that are read: ``random`` ones of all training videos,
+            each of which must then have them; or, of a file with segments for some videos only,
+            those that are ``annotated``: all whose every row has a valid segment.
+        strong_fraction: Share of the training videos whose segments are read, at most; with
+            ``annotated``, 1 reads all that there are.
         min_score: Weaker events of the teacher are left out.
         event_targets: What the score of the teacher's event is: nothing (``hard``: its events are
             taken for true ones), their weight in the loss (``weighted``), or the target of the
@@ -115,6 +147,7 @@ class SemiWeakConfig:
     teacher: tuple[Path, ...] = limited(
         (), Limit("one recipe or checkpoint, or none", lambda paths: len(paths) <= 1)
     )
+    strong: str = choice("random", STRONG)
     strong_fraction: float = between(1.0, 0, 1)
     min_score: float = between(0.1, 0, 1)
     event_targets: str = choice("soft", EVENT_TARGETS)

@@ -7,8 +7,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test is about speed
+hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test touches the network, or weights that happen to be on this machine.
 os.environ["PIPELINE_OFFLINE"] = "1"

@@ -8,7 +8,8 @@
 
 ``label_id`` may be left out everywhere; classes are then numbered in alphabetical order, so that
 the same labels give the same numbers however the file is sorted. Ids with gaps are numbered anew
-in their order. Segments are seconds on the video's own clock.
+in their order. Segments are seconds on the video's own clock. ActivityNet's files of
+`workflows.two_files` are read, too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Literal
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event
+from workflows.two_files import joined
 
 DURATION_SLACK_S = 0.5  # durations are often rounded to seconds; an end past them is clipped
 DUPLICATE_S = 1e-3  # two events of a class whose ends are so near are one (UnAV's evaluator)
@@ -122,6 +124,25 @@ def load_annotations(
     return replace(labels, notes=(*labels.notes, lost))
 
 
+def load_truth(
+    path: str | os.PathLike[str], *, subset: str, bad_rows: BadRows = "error"
+) -> Annotations:
+    """All labels of an annotation file, and the segments of one subset.
+
+    Segments of other subsets are not looked at: they may be missing or wrong.
+
+    Args:
+        path: The JSON file.
+        subset: Its name.
+        bad_rows: As for `load_annotations`.
+
+    Raises:
+        ConfigError: As for `load_annotations`; no video is in the subset.
+    """
+    labels = load_annotations(path, bad_rows=bad_rows, segments="ignore")
+    return load_annotations(path, bad_rows=bad_rows, segments=set(labels.subset(subset)))
+
+
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """All that is wrong with an annotation file, and what can be made of the rest.
@@ -131,12 +152,14 @@ class Inspection:
         fatal: Conflicts that nothing can be left out for: labels and their ids, names given twice.
         problems: Rows and videos that cannot be used.
         ids: Of each label, its ids, and where each was first seen.
+        spoilt: Videos of which something cannot be used.
     """
 
     annotations: Annotations
     fatal: tuple[str, ...]
     problems: tuple[str, ...]
     ids: Mapping[str, Mapping[int, str]] = field(repr=False)
+    spoilt: AbstractSet[str] = field(default=frozenset(), repr=False)
 
 
 def inspect_annotations(path: str | os.PathLike[str], *, segments: Segments = "read") -> Inspection:
@@ -154,10 +177,14 @@ def inspect_annotations(path: str | os.PathLike[str], *, segments: Segments = "r
     path = Path(path)
     check = _Check(path, segments)
     for video, entry in check.database().items():
+        before = len(check.problems)
         check.video(video, entry)
+        if len(check.problems) > before:
+            check.spoilt.add(video)
     classes, label_ids = check.classes()
     labels = Annotations(path, classes, label_ids, check.videos, tuple(check.notes))
-    return Inspection(labels, tuple(check.fatal), tuple(check.problems), check.ids)
+    fatal, problems = tuple(check.fatal), tuple(check.problems)
+    return Inspection(labels, fatal, problems, check.ids, frozenset(check.spoilt))
 
 
 class _Check:
@@ -169,6 +196,7 @@ class _Check:
         self.videos: dict[str, VideoLabels] = {}
         self.fatal: list[str] = []  # nothing can be made of the file
         self.problems: list[str] = []  # one row, or one video, cannot be used
+        self.spoilt: set[str] = set()  # whose rows these are
         self.notes: list[str] = []
         self.ids: dict[str, dict[int, str]] = {}  # label -> id -> where it was first seen
         self._without: dict[str, str] = {}  # label without an id -> where
@@ -179,7 +207,9 @@ class _Check:
         twice: list[str] = []
         value = read_json(self.path, what="annotation file", twice=twice)
         self.fatal += [f"{name!r} is there twice" for name in twice]
-        database = value.get("database") if isinstance(value, dict) else None
+        database = joined(value, self.path)
+        if database is None and isinstance(value, dict):
+            database = value.get("database")
         if not isinstance(database, dict) or not database:
             raise ConfigError(
                 f"{self.path} is no annotation file: it has no videos under 'database'",
@@ -334,7 +364,10 @@ def refuse_rows(path: Path, problems: Sequence[str], *, hint: str) -> ConfigErro
 def _refusal(path: Path, problems: Sequence[str], *, droppable: bool) -> ConfigError:
     way = "correct the file"
     if droppable:
-        way += ", or leave such rows out with data.bad_rows=drop"
+        way += (
+            ", or leave such rows out with data.bad_rows=drop in a recipe, or with --bad-rows drop "
+            "of pipeline eval"
+        )
     return refuse_rows(path, problems, hint=way)
 
 

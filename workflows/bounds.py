@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event
-from workflows.annotations import VideoLabels, load_annotations
+from workflows.annotations import VideoLabels
 from workflows.evaluate import truth_of
 from workflows.metrics import TIOU, Scores, mean_average_precision
 
@@ -73,18 +73,16 @@ class Bounds:
         return "\n".join(lines)
 
 
-def measure_bounds(path: Path, *, subset: str, tiou: Sequence[float] = TIOU) -> Bounds:
-    """Bounds on one subset of an annotation file.
+def measure_bounds(videos: Mapping[str, VideoLabels], *, tiou: Sequence[float] = TIOU) -> Bounds:
+    """Bounds on some annotated videos; beside a score, those that were scored.
 
     Args:
-        path: ActivityNet-style annotation file.
-        subset: Its name.
+        videos: By id, with their events.
         tiou: Thresholds of the temporal IoU.
 
     Raises:
-        ConfigError: The file cannot be used, or has no such subset.
+        ConfigError: None of the videos has an event.
     """
-    videos = load_annotations(path).subset(subset)
     answers: dict[str, Answer] = {
         "whole video, oracle labels": whole_video,
         "whole + halves + quarters, oracle labels": nested_parts,
@@ -92,6 +90,8 @@ def measure_bounds(path: Path, *, subset: str, tiou: Sequence[float] = TIOU) -> 
     for grid in GRIDS_S:
         answers[f"oracle activity, {grid:g} s grid"] = activity_on(grid)
     truth = truth_of(videos)
+    if not any(truth.values()):
+        raise ConfigError("the videos to measure bounds on have no annotated event")
     scores = {
         name: _expected(
             [

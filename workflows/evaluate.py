@@ -10,7 +10,7 @@ from typing import Any
 from extractors.features import Features
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event, sort_events
-from workflows.annotations import VideoLabels, load_annotations, read_json, refuse_rows
+from workflows.annotations import BadRows, VideoLabels, load_truth, read_json, refuse_rows
 from workflows.matching import list_some, match_ids
 from workflows.metrics import (
     TIOU,
@@ -51,7 +51,7 @@ class EvaluationReport:
 
     def format_table(self, *, per_class: bool = False) -> str:
         """The report as text; scores in percent."""
-        levels = "".join(f"{level:>7.1f}" for level in self.scores.tiou)
+        levels = "".join(f"{level:>7.2f}" for level in self.scores.tiou)
         lines = [f"{'mAP (%) at tIoU':<24}{levels}{'mean':>8}"]
         for name, scores in (("detections", self.scores), ("whole-video baseline", self.baseline)):
             cells = "".join(f"{100 * value:>7.2f}" for value in scores.by_tiou)
@@ -87,7 +87,7 @@ def predict_split(data: SplitDataset, predict: Predict) -> dict[str, list[Event]
     return {id: predict(data.features(id)) for id in data.ids}
 
 
-def video_scores(events: Sequence[Event]) -> dict[str, float]:
+def best_scores(events: Sequence[Event]) -> dict[str, float]:
     """Score of each class in one video: that of its best event."""
     best: dict[str, float] = {}
     for event in events:
@@ -101,6 +101,7 @@ def score(
     durations: Mapping[str, float],
     *,
     tiou: Sequence[float] = TIOU,
+    video_scores: Mapping[str, Mapping[str, float]] | None = None,
     other_videos: OtherVideos = "wrong",
     notes: Sequence[str] = (),
 ) -> EvaluationReport:
@@ -111,6 +112,8 @@ def score(
         predictions: Events of each video.
         durations: Seconds of each video.
         tiou: Thresholds.
+        video_scores: Score of each class in each video, where the model itself says one; else that
+            of the best event of the class.
         other_videos: What predictions for a video outside ``truth`` are: ``wrong``, as in public
             evaluators, or left out (``drop``).
         notes: Passed on.
@@ -123,10 +126,11 @@ def score(
 
     scores = mean_average_precision(truth, predictions, tiou=tiou, other_videos=other_videos)
     # Only the model's own video scores: what the same classifier is worth without localisation.
-    own_scores = {video: video_scores(predictions.get(video, ())) for video in truth}
+    if video_scores is None:
+        video_scores = {video: best_scores(predictions.get(video, ())) for video in truth}
     return EvaluationReport(
         scores,
-        mean_average_precision(truth, whole_video_baseline(durations, own_scores), tiou=tiou),
+        mean_average_precision(truth, whole_video_baseline(durations, video_scores), tiou=tiou),
         len(truth),
         (*notes, *_strangers(truth, predictions, scores, other_videos)),
     )
@@ -151,16 +155,36 @@ def evaluate_split(
         The report, and the events of each video.
     """
     predictions = predict_split(data, predict)
+    return score_split(data, predictions, tiou=tiou, notes=notes), predictions
+
+
+def score_split(
+    data: SplitDataset,
+    predictions: Mapping[str, Sequence[Event]],
+    *,
+    tiou: Sequence[float] = TIOU,
+    video_scores: Mapping[str, Mapping[str, float]] | None = None,
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """Score the events that were found in the videos of a split.
+
+    Args:
+        data: The split.
+        predictions: Events of each video.
+        tiou: Thresholds.
+        video_scores: As for `score`.
+        notes: As for `evaluate_split`.
+    """
     durations = {id: data.features(id).summary.duration for id in data.ids}
     said = [*notes, data.describe_missing(), *data.describe_changed()]
-    report = score(
+    return score(
         truth_of(data.videos),
         predictions,
         durations,
         tiou=tiou,
+        video_scores=video_scores,
         notes=[note for note in said if note],
     )
-    return report, predictions
 
 
 def evaluate_file(
@@ -170,10 +194,12 @@ def evaluate_file(
     subset: str = "test",
     tiou: Sequence[float] = TIOU,
     other_videos: OtherVideos = "wrong",
+    bad_rows: BadRows = "error",
 ) -> EvaluationReport:
     """Score an ActivityNet-style results file against an annotation file.
 
-    Names of videos are compared as `workflows.matching.match_ids` does.
+    Names of videos are compared as `workflows.matching.match_ids` does. Segments of other subsets
+    are not looked at.
 
     Args:
         predictions: The results file; rows name their class by ``label``, or by ``label_id``.
@@ -181,11 +207,12 @@ def evaluate_file(
         subset: Split to score.
         tiou: Thresholds.
         other_videos: What predictions for other videos are; see `score`.
+        bad_rows: Of the annotations; see `workflows.annotations.load_annotations`.
 
     Raises:
         ConfigError: A file cannot be read, has another layout, or has rows that are no events.
     """
-    labels = load_annotations(annotations)
+    labels = load_truth(annotations, subset=subset, bad_rows=bad_rows)
     videos = labels.subset(subset)
     found = read_results(predictions, dict(zip(labels.label_ids, labels.classes, strict=True)))
     names, missing = match_ids(videos, found)

@@ -8,7 +8,7 @@ from extractors.registry import expected_digest
 from extractors.storage.store import FeatureStore
 from pipeline.core.errors import ConfigError
 from pipeline.recipe import Recipe
-from workflows.annotations import Annotations, BadRows, load_annotations
+from workflows.annotations import Annotations, BadRows, load_annotations, load_truth
 from workflows.training.dataset import SplitDataset
 from workflows.weak.video_labels import load_video_labels
 
@@ -21,8 +21,15 @@ def is_weak(recipe: Recipe) -> bool:
 
 
 def few_segments(recipe: Recipe) -> bool:
-    """Whether only a share of the training videos has segments that are read."""
-    return recipe.semi_weak.strong_fraction < 1
+    """Whether only some of the training videos have segments that are read."""
+    wanted = recipe.semi_weak
+    return wanted.strong_fraction < 1 or wanted.strong == "annotated"
+
+
+def is_semi_weak(recipe: Recipe) -> bool:
+    """Whether a weak model's events stand in for some of the segments, or these are left out."""
+    wanted = recipe.semi_weak
+    return few_segments(recipe) and (bool(wanted.teacher) or not wanted.weak_videos)
 
 
 def hears_teacher(recipe: Recipe) -> bool:
@@ -49,17 +56,41 @@ def load_labels(recipe: Recipe, *, weak: bool) -> Annotations:
     return load(recipe.data.annotations, bad_rows=bad_rows(recipe))
 
 
-def load_inputs(recipe: Recipe, *, weak: bool) -> tuple[Annotations, FeatureStore]:
-    """The recipe's labels and features; see `load_labels`.
+def check_labels(recipe: Recipe, stage: str) -> None:
+    """Say what is wrong with the labels before the first hour of work.
+
+    Args:
+        recipe: Names the file.
+        stage: What is to be done: ``train``, ``eval`` or ``all``.
 
     Raises:
-        ConfigError: The labels cannot be used.
-        StoreError: The features are of another backbone, or missing.
+        ConfigError: The file cannot be used, or lacks a subset that a stage needs.
     """
-    labels = load_labels(recipe, weak=weak)
+    if stage in ("train", "all"):
+        weak = is_weak(recipe) or is_semi_weak(recipe)
+        load_labels(recipe, weak=weak).subset(recipe.data.train)
+    if stage in ("eval", "all") and recipe.data.test and not is_plain_list(recipe):
+        load_test_labels(recipe)
+
+
+def load_test_labels(recipe: Recipe) -> Annotations:
+    """The recipe's labels with the segments of its test videos; no other segment is looked at.
+
+    Raises:
+        ConfigError: The file cannot be used, or has no test video.
+    """
+    return load_truth(recipe.data.annotations, subset=recipe.data.test, bad_rows=bad_rows(recipe))
+
+
+def open_features(recipe: Recipe) -> FeatureStore:
+    """The recipe's features.
+
+    Raises:
+        StoreError: They are of another backbone, or missing.
+    """
     made_by = FeatureStore.open(recipe.data.features).spec
     digest = expected_digest(recipe.backbone.name, made_by)
-    return labels, FeatureStore.open(recipe.data.features, digest=digest)
+    return FeatureStore.open(recipe.data.features, digest=digest)
 
 
 def plain_split(

@@ -34,19 +34,22 @@ from workflows.extraction.run import extract
 from workflows.inputs import MediaItem, find_media
 from workflows.metrics import best_threshold
 from workflows.stage_data import (
+    check_labels,
     complete,
     describe_training,
     is_plain_list,
+    is_semi_weak,
     is_weak,
-    load_inputs,
     load_labels,
+    load_test_labels,
+    open_features,
     plain_split,
 )
 from workflows.training.build import build_model, decoding_settings, train_settings
 from workflows.training.dataset import SplitDataset
 from workflows.training.loop import train
+from workflows.two_files import label_files
 from workflows.weak.semi import (
-    is_semi_weak,
     semi_weak_labels,
     start_from_teacher,
     teacher_checkpoints,
@@ -58,6 +61,7 @@ from workflows.weak.stages import (
     weak_metrics,
     weak_split,
 )
+from workflows.weak.strong import strong_videos
 
 Stage = Literal["extract", "train", "eval", "detect"]
 ORDER: tuple[Stage, ...] = ("extract", "train", "eval", "detect")
@@ -129,8 +133,7 @@ def run_stages(
     check_backbone(recipe.backbone.name)  # whatever is wrong is said before the first hour of work
     for name in recipe.detect.formats:
         format_writer(name)
-    if stage in ("train", "eval", "all"):
-        load_labels(recipe, weak=is_weak(recipe) or is_semi_weak(recipe))
+    check_labels(recipe, stage)
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
     runs: dict[Stage, Callable[[], StageRow]] = {
         "extract": lambda: _extract(recipe, device=device, weights_dir=weights_dir),
@@ -207,7 +210,8 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
         f"{len(data)} videos, {state.epoch} epochs, {quality}, "
         f"checkpoint {recipe.output.folder / 'best.safetensors'}"
     ]
-    lines += [f"note: {note}" for note in (*labels.notes, data.describe_missing()) if note]
+    notes = (*labels.notes, data.describe_missing(), *data.describe_changed())
+    lines += [f"note: {note}" for note in notes if note]
     return StageRow("train", "done", "\n".join(lines))
 
 
@@ -218,15 +222,17 @@ def _training_labels(
 
     The teacher is trained first where it is a recipe.
     """
+    labels = load_labels(recipe, weak=is_weak(recipe) or is_semi_weak(recipe))
+    store = open_features(recipe)
     if not is_semi_weak(recipe):
-        return *load_inputs(recipe, weak=is_weak(recipe)), []
-    labels, store = load_inputs(recipe, weak=True)
+        return labels, store, []
+    data = complete(recipe, weak_split(recipe, labels, store, recipe.data.train))
+    strong = strong_videos(recipe, labels, store, data)  # wrong ones are named before the teacher
     if (teacher := teacher_recipe(recipe)) is not None:
         _say("training the teacher")
         write_text(teacher.output.folder / "recipe.yaml", dump_recipe(teacher))
         _train(teacher, device=device, resume=resume)
-    data = complete(recipe, weak_split(recipe, labels, store, recipe.data.train))
-    labels = semi_weak_labels(recipe, labels, store, data, device=select_device(device))
+    labels = semi_weak_labels(recipe, labels, store, data, strong, device=select_device(device))
     return labels, store, teacher_checkpoints(recipe)
 
 
@@ -234,7 +240,7 @@ def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
     if not recipe.data.test or is_plain_list(recipe):
         reason = "has no segments" if is_plain_list(recipe) else "has no subset data.test"
         return StageRow("eval", "left out", f"{recipe.data.annotations} {reason} to measure on")
-    labels, store = load_inputs(recipe, weak=False)
+    labels, store = load_test_labels(recipe), open_features(recipe)
     path = _trained(recipe)
     data = complete(recipe, plain_split(recipe, labels, store, recipe.data.test))
     sections = ("data", "eval", "infer", "localise")
@@ -342,7 +348,7 @@ def _fingerprint(
     del tree["train"]["tensorboard"]  # decides what is logged, not what is learned
     del tree["semi_weak"]["teacher"]  # its weights are among the files
     features = [f"{id} {store.record(id).sha256}" for id in sorted(ids)]
-    hashes = [_file_hash(path) for path in (recipe.data.annotations, *files)]
+    hashes = [_file_hash(path) for path in (*label_files(recipe.data.annotations), *files)]
     return _hash({name: tree[name] for name in sections}, features, hashes)
 
 

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="predictions for videos outside the split: false alarms, as in public evaluators "
         "(default), or left out",
     )
+    parser.add_argument(
+        "--bad-rows",
+        default="error",
+        choices=("error", "drop"),
+        help="impossible rows of the annotated split: refuse the file (default), or leave them out",
+    )
     parser.add_argument("--per-class", action="store_true", help="also show every class")
     parser.add_argument(
         "--bounds",
@@ -56,6 +62,7 @@ def _thresholds(text: str) -> tuple[float, ...]:
 def execute(args: argparse.Namespace) -> int:
     """Print the scores."""
     from pipeline.core.errors import UsageError
+    from workflows.annotations import load_truth
     from workflows.bounds import measure_bounds
     from workflows.evaluate import evaluate_file
     from workflows.metrics import TIOU
@@ -72,12 +79,15 @@ def execute(args: argparse.Namespace) -> int:
             subset=args.subset,
             tiou=tiou,
             other_videos=args.other_videos,
+            bad_rows=args.bad_rows,
         )
         values.update(report.to_json())
         tables.append(report.format_table(per_class=args.per_class))
     if args.bounds:
-        bounds = measure_bounds(args.annotations, subset=args.subset, tiou=tiou)
+        labels = load_truth(args.annotations, subset=args.subset, bad_rows=args.bad_rows)
+        bounds = measure_bounds(labels.subset(args.subset), tiou=tiou)
         values["bounds"] = bounds.to_json()["bounds"]
-        tables.append(bounds.format_table())
+        notes = [] if args.predictions is not None else labels.notes  # scores have said them
+        tables.append("\n".join([bounds.format_table(), *(f"note: {note}" for note in notes)]))
     print(json.dumps(values, indent=2) if args.json else "\n\n".join(tables))
     return 0

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+AGREEMENT = "agreement of sound and picture"
+"""Label of the curve that belongs to no class; it comes last."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Event:
@@ -54,7 +57,7 @@ class Curves:
 
     Attributes:
         times: (T,) seconds, centre of each step.
-        labels: Names of the C classes.
+        labels: Names of the C classes; `AGREEMENT` for how far sound and picture agree.
         values: (T, C) activation in [0, 1].
     """
 

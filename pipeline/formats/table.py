@@ -13,6 +13,7 @@ from pipeline.formats import (
     activitynet,
     audacity,
     csv_rows,
+    curves_csv,
     elan,
     html_page,
     json_events,
@@ -33,6 +34,7 @@ class Writer:
         summary: One line for the help text.
         many: Whether one file can hold several videos.
         render: Makes the text.
+        of_curves: Whether it holds curves, which a file of events has none of.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Writer:
     summary: str
     many: bool
     render: Render
+    of_curves: bool = False
 
 
 FORMATS: Mapping[str, Writer] = {
@@ -47,6 +50,14 @@ FORMATS: Mapping[str, Writer] = {
     for writer in (
         Writer("json", ".json", "events, notes and detector", True, json_events.render),
         Writer("csv", ".csv", "one row an event, for spreadsheets", True, csv_rows.render),
+        Writer(
+            "curves",
+            ".curves.csv",
+            "one row a step, one column a class: the activations and the agreement",
+            False,
+            curves_csv.render,
+            of_curves=True,
+        ),
         Writer("srt", ".srt", "subtitles for players", False, subtitles.render_srt),
         Writer("vtt", ".vtt", "subtitles for web players", False, subtitles.render_vtt),
         Writer("audacity", ".txt", "a label track for Audacity", False, audacity.render),

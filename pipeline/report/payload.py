@@ -10,7 +10,7 @@ from urllib.parse import quote_from_bytes
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.events import Curves, Detections
+from pipeline.core.events import AGREEMENT, Curves, Detections
 
 CURVE_POINTS = 1500  # more than the pixels of a lane; a longer curve shows its maxima
 MAX_LANES = 60
@@ -19,12 +19,14 @@ MAX_LANES = 60
 def video_payload(entry: Detections, folder: Path | None) -> dict[str, Any]:
     """Name, source, notes, lanes and events of one video.
 
-    Classes with events come first, by their first event; then classes that only have a curve.
+    Classes with events come first, by their first event; then classes that only have a curve; last
+    the agreement, which has a lane however many classes there are.
     """
     labels = list(dict.fromkeys(event.label for event in entry.events))
     if entry.curves is not None:
         labels += [label for label in entry.curves.labels if label not in set(labels)]
-    labels = labels[:MAX_LANES]
+    last = [label for label in labels if label == AGREEMENT]
+    labels = [*[label for label in labels if label != AGREEMENT][: MAX_LANES - len(last)], *last]
     lane = {label: index for index, label in enumerate(labels)}
     return {
         "name": entry.video,

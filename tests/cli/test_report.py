@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from extractors.media.ffmpeg import ffmpeg_binary
-from pipeline.core.events import Curves, Detections, Event
+from pipeline.core.events import AGREEMENT, Curves, Detections, Event
 from pipeline.formats import write
 from pipeline.report import render_page
-from pipeline.report.payload import CURVE_POINTS, media_reference
+from pipeline.report.payload import CURVE_POINTS, MAX_LANES, media_reference
 
 EVIL = "</script><img src=x onerror=alert(1)>&amp;{{data}}"
 
@@ -186,3 +186,14 @@ def test_a_browser_plays_seeks_and_filters(browser: str, tmp_path: Path) -> None
     assert seen["left"] == 1.0 and seen["previous"] == 0.5
     assert seen["pointed"] == pytest.approx(3.0, abs=0.05)
     assert seen["filtered"] == 1 and seen["slider"].startswith("0:0")
+
+
+def test_the_agreement_has_the_last_lane_however_many_classes_there_are() -> None:
+    names = tuple(f"class {number}" for number in range(MAX_LANES + 10))
+    events = tuple(Event(0.0, 1.0, name, 0.5) for name in names)
+    entry = Detections("v", 4.0, events, "CLASP", curves=curves((*names, AGREEMENT)))
+    (video,) = Page(render_page([entry])).data["videos"]
+    lanes = [lane["label"] for lane in video["lanes"]]
+    assert lanes == [*names[: MAX_LANES - 1], AGREEMENT] and video["hidden"] == 11
+    values = video["lanes"][-1]["curve"]["values"]
+    assert len(values) == 12 and values[-1] == 100 and max(values[:-1]) < 100

@@ -8,14 +8,16 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import UsageError
-from pipeline.core.events import Detections, Event, sort_events
+from pipeline.core.events import AGREEMENT, Curves, Detections, Event, sort_events
 from pipeline.formats import FORMATS, write, write_folder
 from pipeline.formats.write import output_names
 
@@ -80,6 +82,16 @@ def test_csv_quotes_commas_and_newlines_and_keeps_a_fixed_number_of_decimals() -
         "score": "0.9100",
     }
     assert all(re.fullmatch(r"\d+\.\d{3}", row[key]) for row in rows for key in ("start", "end"))
+
+
+def test_curves_are_written_with_their_seconds_a_column_each() -> None:
+    values = np.float32([[0.25, 0.5], [1.0, 0.00012]])
+    labels = ("dog, barking", AGREEMENT)
+    found = replace(detections(), curves=Curves(np.array([0.5, 0.75]), labels, values))
+    rows = list(csv.reader(io.StringIO(text_of("curves", found), newline="")))
+    assert rows[0] == ["seconds", "dog, barking", AGREEMENT]
+    assert rows[1:] == [["0.500", "0.2500", "0.5000"], ["0.750", "1.0000", "0.0001"]]
+    assert text_of("curves", detections()) == "seconds\n", "a detector that keeps none"
 
 
 @pytest.mark.parametrize("format", ["srt", "vtt"])

@@ -196,6 +196,14 @@ def test_a_file_takes_one_format_and_one_video_where_the_format_does(
     assert not (tmp_path / "a.srt").exists()
 
 
+def test_curves_are_not_made_from_events(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = saved(tmp_path, "json", ONE)
+    assert main(["convert", str(source), "--to", "curves", "--out", str(tmp_path / "o")]) == 2
+    assert "hold no curves" in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
 def test_a_folder_of_files_goes_there_and_back(tmp_path: Path) -> None:
     write_folder([ONE], ["elan"], tmp_path)
     (entry,) = read(tmp_path / "dog.events.eaf")

@@ -37,6 +37,13 @@ def test_candidates_are_the_runs_of_all_thresholds_with_their_contrast() -> None
     assert runs[8, 9] == pytest.approx(0.9), "what lies beyond the video does not count"
 
 
+def test_without_an_outer_width_a_run_is_compared_with_nothing() -> None:
+    x = np.float32([0.4, 0.4, 0.8, 0.8, 0.4])
+    *_, alone = candidates(x, thresholds=(0.5,), outer=0)
+    *_, contrast = candidates(x, thresholds=(0.5,), outer=0.01)
+    assert alone == pytest.approx([0.8]) and contrast == pytest.approx([0.4]), "one step at least"
+
+
 def test_a_run_of_the_first_step_alone_and_of_the_whole_video_are_found() -> None:
     begin, end, _ = candidates(np.float32([0.9, 0, 0]), thresholds=(0.5,), outer=0.25)
     assert (begin.tolist(), end.tolist()) == ([0], [1])

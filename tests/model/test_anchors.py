@@ -1,13 +1,16 @@
 """Which steps become anchors."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.anchors import AnchorFusion, Anchors, arbitrary_scores, select_anchors
+from model.anchors import AnchorFusion, Anchors, control_ranking, select_anchors
 from model.clasp import CLASP
-from model.pooling import AttentivePooling, top_mean
+from model.pooling import AttentivePooling, ModalityPooling, top_mean
 from model.propagation import Propagation
 
 
@@ -103,14 +106,29 @@ def test_scopes_leave_the_other_kind_out_and_repeats_can_be_dropped() -> None:
         select_anchors(score, valid, scope="near")
 
 
-def test_arbitrary_scores_repeat_outside_training_only() -> None:
-    like = torch.zeros(2, 30)
-    fixed = arbitrary_scores(like, training=False)
-    assert torch.equal(fixed, arbitrary_scores(like, training=False))
+def test_random_anchors_are_drawn_anew_in_training_only_and_spread_ones_never() -> None:
+    score, other = torch.rand(2, 30), torch.rand(2, 30)
+
+    def ranking(control: str, training: str) -> Tensor:
+        return control_ranking(score, control=control, training=training == "training")
+
+    fixed = ranking("spread", "training")
     assert torch.equal(fixed[0], fixed[1]) and fixed.unique().numel() > 20
-    assert not torch.equal(
-        arbitrary_scores(like, training=True), arbitrary_scores(like, training=True)
-    )
+    assert torch.equal(fixed, control_ranking(other, control="spread", training=False))
+    assert torch.equal(fixed, ranking("random", "test"))
+    assert not torch.equal(ranking("random", "training"), ranking("random", "training"))
+    assert torch.equal(ranking("least", "test"), 1 - score)
+    with pytest.raises(ValueError, match="unknown control 'most'"):
+        ranking("most", "test")
+
+
+@pytest.mark.parametrize("steps", [24, 170, 256])
+def test_spread_anchors_leave_no_part_of_the_video_out(steps: int) -> None:
+    ranking = control_ranking(torch.zeros(1, steps), control="spread", training=True)
+    found = select_anchors(ranking, torch.ones(1, steps, dtype=torch.bool), scope="global")
+    places = [0, *sorted(found.index[0].tolist()), steps]
+    gaps = [after - before for before, after in itertools.pairwise(places)]
+    assert max(gaps) <= 3 * 8, "three times what a regular grid would leave"
 
 
 def test_joint_fusion_gives_both_modalities_one_anchor_and_own_fusion_two() -> None:
@@ -124,6 +142,59 @@ def test_joint_fusion_gives_both_modalities_one_anchor_and_own_fusion_two() -> N
     after = own(audio, torch.randn(1, 8, 10), anchors)
     assert torch.equal(before["audio"], after["audio"]), "the other modality has no say"
     assert not torch.equal(before["vision"], after["vision"])
+
+
+def test_an_anchor_is_what_its_equation_says_and_knows_its_kind() -> None:
+    torch.manual_seed(0)
+    audio, vision = torch.randn(1, 4, 10), torch.randn(1, 4, 10)
+    index, is_local = torch.tensor([[7, 2, 7]]), torch.tensor([False, True, True])
+    anchors = Anchors(index, torch.ones(1, 3, dtype=torch.bool), is_local)
+    fuse = AnchorFusion(4)
+    linear, norm = fuse.maps["both"][0], fuse.maps["both"][2]
+    found = fuse(audio, vision, anchors)["audio"][0]
+    for place, (step, kind) in enumerate([(7, 0), (2, 1), (7, 1)]):
+        features = torch.cat([audio[0, :, step], vision[0, :, step]])
+        joined = norm(torch.nn.functional.gelu(linear(features))) + fuse.kinds[kind]
+        assert torch.allclose(found[place], joined, atol=1e-6)
+    assert (found[0] - found[2]).abs().max() > 1e-3, "one step, two kinds"
+
+
+def propagated_by_hand(
+    module: Propagation, stream: Tensor, anchors: Tensor, score: Tensor, *, threshold: float | None
+) -> Tensor:
+    """(C, T), head by head, of a stream (C, T) and anchors (N, C)."""
+    count, width = len(anchors), len(stream) // module.heads
+    query = module.query(module.norm(stream[None]))[0].T
+    key, value = module.key(anchors), module.value(anchors)
+    parts = []
+    for head in range(module.heads):
+        own = slice(head * width, (head + 1) * width)
+        like = query[:, own] @ key[:, own].T / math.sqrt(width)
+        if threshold is None:
+            weight = (like + (score + 1e-3).log()).softmax(1)
+        else:
+            weight = like.clamp(min=0)
+            weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
+            weight = weight.where(weight > threshold / count, 0)
+        parts.append(weight @ value[:, own])
+    read = module.out(torch.cat(parts, 1).T[None])
+    gate = 1 / (1 + torch.exp(-module.gate(torch.cat([stream[None], read], 1))))
+    enhanced = stream[None] + gate * read
+    return (enhanced + module.feed(module.norm_feed(enhanced)))[0]
+
+
+@pytest.mark.parametrize("threshold", [None, 0.95, 0.3])
+def test_propagation_is_what_its_equations_say(threshold: float | None) -> None:
+    torch.manual_seed(0)
+    operator = "attention" if threshold is None else "threshold"
+    free = {} if threshold in (None, 0.95) else {"threshold": threshold}
+    module = Propagation(8, 2, operator=operator, **free)
+    torch.nn.init.normal_(module.gate.bias, std=2.0)
+    stream, anchors, score = torch.randn(1, 8, 20), torch.randn(1, 6, 8), torch.rand(1, 6)
+    mask, valid = torch.ones(1, 1, 20, dtype=torch.bool), torch.ones(1, 6, dtype=torch.bool)
+    found = module(stream, mask, anchors, valid, score)
+    expected = propagated_by_hand(module, stream[0], anchors[0], score[0], threshold=threshold)
+    assert torch.allclose(found[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("operator", ["attention", "threshold"])
@@ -213,3 +284,46 @@ def test_attentive_pooling_starts_as_the_mean_of_the_valid_steps() -> None:
     found = pool(values, features, valid)
     assert torch.allclose(found[1], values[1, :, :3].mean(1), atol=1e-6)
     assert pool(values, features, valid & False).eq(0).all()
+
+
+def test_attentive_pooling_is_the_mean_by_the_softmax_of_its_features() -> None:
+    torch.manual_seed(0)
+    pool = AttentivePooling(5, 4)
+    torch.nn.init.normal_(pool.weigh.weight)
+    values, features = torch.rand(2, 4, 7), torch.randn(2, 5, 7)
+    valid = torch.arange(7) < torch.tensor([[7], [3]])
+    found = pool(values, features, valid)
+    for video, steps in enumerate((7, 3)):
+        weight = (pool.weigh.weight[..., 0] @ features[video, :, :steps]).exp()
+        mean = (weight * values[video, :, :steps]).sum(1) / weight.sum(1)
+        assert torch.allclose(found[video], mean, atol=1e-6)
+
+
+def test_pooling_over_modalities_is_hans_product_of_two_softmaxes() -> None:
+    torch.manual_seed(0)
+    pool = ModalityPooling(5, 4)
+    names = ("joint", "vision", "audio", "evidence_vision", "evidence_audio")
+    values = {name: torch.rand(2, 4, 7) for name in names}
+    streams = {name: torch.randn(2, 5, 7) for name in ("vision", "audio")}
+    valid = torch.arange(7) < torch.tensor([[7], [3]])
+    plain = pool(values, streams, valid)
+    for name in names:
+        assert torch.allclose(plain[name][1], values[name][1, :, :3].mean(1), atol=1e-6), name
+    for layer in (pool.over_time, pool.over_modalities):
+        torch.nn.init.normal_(layer.weight)
+    found = pool(values, streams, valid)
+    for video, steps in enumerate((7, 3)):
+        time, modality = (
+            {name: layer(stream)[video, :, :steps].exp() for name, stream in streams.items()}
+            for layer in (pool.over_time, pool.over_modalities)
+        )
+        weight = {name: part / part.sum(1, keepdim=True) for name, part in time.items()}
+        both = modality["vision"] + modality["audio"]
+        weight["joint"] = sum(weight[name] * modality[name] / both for name in streams)
+        for name in names:
+            value = values[name][video, :, :steps]
+            expected = (weight[name.split("_")[-1]] * value).sum(1)
+            assert torch.allclose(found[name][video], expected, atol=1e-6), name
+    sure = pool({"joint": torch.ones(2, 4, 7)}, {n: 9 * s for n, s in streams.items()}, valid)
+    assert sure["joint"].max() <= 1, "weights may be more than 1 together, a probability may not"
+    assert pool(values, streams, valid & False)["joint"].eq(0).all()

@@ -3,8 +3,13 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.clasp import CLASP, SELECTIONS, Activation
+from model.cost import measure_cost
+from model.pooling import top_mean
 
 SMALL = {"vision_dim": 6, "audio_dim": 5, "classes": 3, "channels": 16, "heads": 2}
 
@@ -32,6 +37,12 @@ VARIANTS = [
     {"anchor_fusion": "own"},
     {"propagation": "threshold"},
     {"propagation": "none"},
+    {"anchor_bias": "none"},
+    {"anchor_bias": "gradient"},
+    {"temporal_gate": True},
+    {"stream_fusion": "mean"},
+    {"stream_fusion": "mean", "pooling": "attention"},
+    {"pooling": "modality"},
     {"gate": "channel", "rest": True},
     {"pooling": "attention"},
     {"keep_repeated": False},
@@ -76,7 +87,161 @@ def test_evidence_of_one_modality_does_not_know_the_other() -> None:
     assert not torch.equal(before["vision"], after["vision"])
 
 
-@pytest.mark.parametrize("value", ["selection", "anchors", "pooling", "propagation", "gate"])
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("bias", ["score", "gradient", "none"])
+def test_an_anchor_weighs_by_what_chose_it_and_a_control_by_nothing(
+    selection: str, bias: str
+) -> None:
+    model = make(selection=selection, anchor_bias=bias)
+    given: list[tuple[Tensor, Tensor]] = []
+    model.propagate["audio"].register_forward_pre_hook(lambda _, a: given.append((a[3], a[4])))
+    found = model(*inputs(40))
+    (valid, score), *_ = given
+    if bias == "none" or selection in ("random", "spread", "least"):
+        assert score.eq(1).all()
+        return
+    best = found.agreement[0].sort(descending=True).values
+    anchors = score[valid].sort(descending=True).values
+    assert torch.allclose(anchors[:2], best[:1].expand(2)), "found twice: in video and window"
+    assert anchors.min() < anchors.max()
+
+
+def test_agreement_is_reported_whatever_chooses_the_anchors() -> None:
+    usual = make(anchor_bias="none")(*inputs(40))
+    for control in ("random", "spread", "least"):
+        found = make(selection=control)(*inputs(40))
+        assert torch.equal(found.agreement, usual.agreement)
+        assert not torch.equal(found.activation, usual.activation)
+
+
+def test_only_where_it_is_asked_for_does_evidence_learn_from_the_anchors() -> None:
+    def slope(bias: str) -> Tensor | None:
+        model = make(anchor_bias=bias)
+        model(*inputs(40)).pooled["joint"].sum().backward()
+        return model.evidence["audio"].weight.grad
+
+    assert slope("score") is None and slope("none") is None
+    learned = slope("gradient")
+    assert learned is not None and learned.abs().max() > 0
+
+
+def test_anchors_are_taken_and_propagated_to_after_the_modalities_have_met() -> None:
+    """clasp.md 0.1: only evidence is judged before."""
+    model = make()
+    met: dict[str, Tensor] = {}
+    for name in ("audio", "vision"):
+        model.cross[name].register_forward_hook(
+            lambda _, args, out, name=name: met.update({name: out[0]})
+        )
+    seen: list[tuple[Tensor, ...]] = []
+    model.fuse.register_forward_pre_hook(lambda _, args: seen.append(args[:2]))
+    model.propagate["vision"].register_forward_pre_hook(lambda _, args: seen.append(args[:1]))
+    model(*inputs(40))
+    assert torch.equal(seen[0][0], met["audio"]) and torch.equal(seen[0][1], met["vision"])
+    assert torch.equal(seen[1][0], met["vision"])
+
+
+def test_activation_asks_the_joint_classifier_and_both_modalities() -> None:
+    joint, vision, audio = (torch.randn(1, 2, 3) for _ in range(3))
+    both = torch.tensor([[True, True, False]])
+    found = CLASP._activation({"vision": vision, "audio": audio}, joint, both)
+    own = (vision.sigmoid() * audio.sigmoid()).sqrt()
+    assert torch.allclose(found[..., :2], (joint.sigmoid() * own).sqrt()[..., :2])
+    assert found[..., 2].eq(0).all()
+
+
+def test_a_videos_score_is_that_of_the_activation() -> None:
+    found = make()(*inputs(40, 17))
+    assert torch.equal(found.video, top_mean(found.activation, found.both))
+    assert torch.equal(found.video, found.pooled["joint"])
+
+
+def test_the_temporal_gate_of_a_modality_is_the_others_and_closes_nothing() -> None:
+    model = make(temporal_gate=True)
+    met: dict[str, Tensor] = {}
+    model.cross["vision"].register_forward_hook(lambda _, args, out: met.update(before=out[0]))
+    model.propagate["vision"].register_forward_pre_hook(lambda _, args: met.update(after=args[0]))
+    data = inputs(30)
+    data[3][0, 20:] = False
+    model(*data)
+    gain = (met["after"] / met["before"])[0]
+    assert torch.allclose(gain, gain[:1].expand_as(gain), atol=1e-3), "one number a step"
+    assert gain[0, :20].min() > 1 and gain[0, :20].max() < 2
+    assert gain[0, 20:].eq(1).all(), "no sound: nothing to point with"
+    torch.nn.init.constant_(model.temporal_gate["audio"].weigh.bias, 50.0)
+    model(*data)
+    assert torch.allclose(met["after"][..., :20], 2 * met["before"][..., :20])
+
+
+@pytest.mark.parametrize(
+    "switched",
+    [{"temporal_gate": True}, {"pooling": "modality"}, {"anchor_bias": "none"}],
+    ids=str,
+)
+def test_what_is_switched_on_leaves_the_other_fresh_weights_alone(
+    switched: dict[str, object],
+) -> None:
+    usual, more = make().state_dict(), make(**switched).state_dict()
+    assert all(torch.equal(value, more[name]) for name, value in usual.items())
+    added = more.keys() - usual.keys()
+    assert bool(added) == ("anchor_bias" not in switched)
+
+
+def test_the_mean_of_the_streams_has_one_norm_for_both() -> None:
+    model = make(stream_fusion="mean")
+    one, two = torch.randn(1, 16, 5), torch.randn(1, 16, 5)
+    joined = model._join({"vision": one, "audio": two})
+    apart = [torch.nn.functional.layer_norm(x.transpose(1, 2), (16,)) for x in (one, two)]
+    assert torch.allclose(joined.transpose(1, 2), (apart[0] + apart[1]) / 2, atol=1e-3)
+
+
+def bias_slopes(precision: torch.dtype) -> dict[str, Tensor]:
+    """Gradients of the classifiers' biases where all are sure of what is not there."""
+    model = make()
+    for layer in (*model.classify.values(), *model.evidence.values(), model.classify_joint):
+        torch.nn.init.constant_(layer.bias, 8.0)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        found = model(*inputs(20, 20))
+    nothing = torch.zeros(0, dtype=torch.long)
+    model.loss(found, [nothing, nothing]).total.backward()
+    slopes = {name: value.grad for name, value in model.named_parameters() if value.ndim == 1}
+    return {
+        name: slope
+        for name, slope in slopes.items()
+        if name.startswith(("classify", "evidence")) and slope is not None
+    }
+
+
+def test_a_confident_mistake_is_corrected_in_half_precision_too() -> None:
+    exact, rough = bias_slopes(torch.float32), bias_slopes(torch.bfloat16)
+    assert len(exact) == 5
+    for name, slope in exact.items():
+        assert slope.min() > 0.01
+        assert torch.allclose(rough[name], slope, rtol=0.05), name
+
+
+PAPER = {"vision_dim": 1536, "audio_dim": 1536, "classes": 100}
+DEAREST = {"temporal_gate": True, "gate": "channel", "rest": True, "pooling": "modality"}
+
+
+@pytest.mark.parametrize("variant", [{}, DEAREST], ids=["default", "dearest"])
+def test_a_forward_pass_of_training_has_no_more_operations_than_locos(
+    variant: dict[str, object],
+) -> None:
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model = CLASP(**{**PAPER, **variant}).train()
+        mask = torch.ones(2, 256, dtype=torch.bool)
+        model(torch.empty(2, 1536, 256), torch.empty(2, 1536, 256), mask, mask)
+    assert 0 < counter.get_total_flops() <= 2 * measure_cost(PAPER, steps=256).flops
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "selection", "anchors", "pooling", "propagation", "gate", "anchor_bias", "stream_fusion",
+        "anchor_fusion",
+    ],
+)  # fmt: skip
 def test_unknown_switches_are_refused(value: str) -> None:
     with pytest.raises(ValueError, match="'nothing'"):
         make(**{value: "nothing"})

@@ -69,16 +69,31 @@ def test_each_measure_is_what_its_name_says() -> None:
         weights = [a / (1 - a) for a in p]  # exp of the logit
         return [w / sum(weights) for w in weights]
 
+    apart = [jensen_shannon([a, 1 - a], [b, 1 - b]) for a, b in zip(heard, seen, strict=True)]
+    classes = [math.sqrt(a * b) * (1 - d) for a, b, d in zip(heard, seen, apart, strict=True)]
+
     expected = {
+        "bernoulli": max(classes),
         "l1": best * (1 - l1),
         "cosine": best * cosine,
         "softmax": best * (1 - jensen_shannon(softmax(heard), softmax(seen))),
         "product": best**2,
         "confidence": best,
     }
+    assert expected.keys() == set(MEASURES)
     for measure, value in expected.items():
         found = agreement_score(logits(heard), logits(seen), measure=measure)
         assert found.item() == pytest.approx(value, abs=1e-5), measure
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_gradient_passes_where_it_is_asked_for_and_has_a_bound(measure: str) -> None:
+    heard = torch.tensor([[[-3.0, 2.0, -90.0], [1.0, -2.0, -90.0]]]).requires_grad_()
+    seen = torch.tensor([[[-2.0, 3.0, -95.0], [2.0, -1.0, 60.0]]])
+    score = agreement_score(heard, seen, measure=measure, differentiable=True)
+    assert torch.allclose(score, agreement_score(heard, seen, measure=measure), atol=1e-6)
+    (slope,) = torch.autograd.grad(score.sum(), heard)
+    assert slope.abs().max() < 1 and slope[..., :2].abs().amax(1).min() > 1e-3
 
 
 def test_no_gradient_passes_and_an_unknown_measure_is_refused() -> None:

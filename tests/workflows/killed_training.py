@@ -22,6 +22,7 @@ import torch
 
 import model.checkpoint
 import workflows.training.loop
+import workflows.training.state
 from extractors.storage.store import FeatureStore
 from tests.fixtures.planted import CLASSES
 from tests.workflows.test_train import run
@@ -54,9 +55,9 @@ def arm(moment: str, number: int) -> None:
     if moment == "batch":
         die_at(workflows.training.loop, "train_step", number, half=False)
     elif moment == "state":
-        die_at(workflows.training.loop, "save_file", number, half=True)
+        die_at(workflows.training.state, "save_file", number, half=True)
     elif moment == "pointer":
-        die_at(workflows.training.loop, "write_json", number, half=False)
+        die_at(workflows.training.state, "write_json", number, half=False)
     elif moment == "checkpoint":
         die_at(model.checkpoint, "save_file", 2 * number, half=True)  # last, then best
     else:

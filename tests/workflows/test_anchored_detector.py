@@ -23,7 +23,7 @@ from extractors.windows import WindowGrid
 from model.build import build_network
 from model.checkpoint import Card, save_checkpoint
 from pipeline.core.errors import UsageError
-from pipeline.core.events import Event
+from pipeline.core.events import AGREEMENT, Event
 from tests.fixtures.backbones import encoder_spec, toy
 from tests.fixtures.texts import DIMS, PlantedTexts, direction
 from workflows.detection import open_encoders
@@ -38,7 +38,6 @@ from workflows.detection.anchored import (
 )
 from workflows.detection.open_vocabulary import OpenVocabularyDetector
 from workflows.detection.run import METHODS, AgreementDetector, load_detector
-from workflows.weak.predict import AGREEMENT
 
 BARK, DOG = 70, 207  # "Bark" of AudioSet, "golden retriever" of ImageNet
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.events import Event
 from workflows.annotations import load_annotations
 from workflows.matching import match_ids
+from workflows.two_files import label_files
 
 
 def write(
@@ -176,3 +178,29 @@ def test_the_real_unav100_file_holds_what_its_paper_says(shared: Callable[[str],
         2134,
         2167,
     ]
+
+
+def test_activitynet_in_two_files_is_read_as_one(tmp_path: Path) -> None:
+    entry = {"duration_second": 9.5, "duration_frame": 95}
+    rows = [{"segment": [1.0, 2.0], "label": "Ballet"}]
+    path = tmp_path / "anet_anno_action.json"
+    path.write_text(
+        json.dumps(
+            {"v_a": {**entry, "annotations": rows}, "v_b": {**entry, "annotations": rows * 2}}
+        )
+    )
+    assert label_files(path) == (path,)
+    with pytest.raises(ConfigError, match=r"no video_info_new\.csv beside it"):
+        load_annotations(path)
+    info = tmp_path / "video_info_new.csv"
+    info.write_text("video,numFrame,subset\nv_b,95,validation\nv_a,95,training\nv_c,9,training\n")
+    assert label_files(path) == (path, info), "stages run again when either has changed"
+    found = load_annotations(path)
+    assert {id: (v.subset, v.duration) for id, v in found.videos.items()} == {
+        "v_a": ("training", 9.5),
+        "v_b": ("validation", 9.5),
+    }
+    assert found.subset("training")["v_a"].events == (Event(1.0, 2.0, "Ballet", 1.0),)
+    info.write_text("video,numFrame\nv_b,95\n")
+    with pytest.raises(ConfigError, match="no column 'subset'"):
+        load_annotations(path)

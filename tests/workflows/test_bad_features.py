@@ -16,7 +16,8 @@ from pipeline.core.errors import StoreError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, add_video, noise
 from workflows.annotations import load_annotations
 from workflows.evaluate import evaluate_split
-from workflows.training.dataset import SplitDataset, collate
+from workflows.training.batch import collate
+from workflows.training.dataset import SplitDataset
 
 
 def dataset(

@@ -1,6 +1,5 @@
 """Answers that know part of the truth, and what they score on the real annotations."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event
-from workflows.annotations import VideoLabels
+from workflows.annotations import VideoLabels, load_annotations, load_truth
 from workflows.bounds import activity_on, measure_bounds, nested_parts, whole_video
 
 VIDEO = VideoLabels(
@@ -45,7 +45,7 @@ def test_a_perfect_grid_scores_all_and_the_table_says_what_was_done(tmp_path: Pa
     video = {"duration": 10.0, "subset": "test", "annotations": rows}
     path = tmp_path / "labels.json"
     path.write_text(json.dumps({"database": {"a": video, "b": video}}))
-    found = measure_bounds(path, subset="test")
+    found = measure_bounds(load_annotations(path).subset("test"))
     assert found.scores["oracle activity, 0.25 s grid"].average == 1.0
     assert found.scores["whole video, oracle labels"].at(0.2) == 1.0
     assert found.scores["whole video, oracle labels"].at(0.5) == 0.0
@@ -81,7 +81,8 @@ def test_thresholds_that_are_none_are_refused(
 
 
 def test_bounds_of_unav100_are_those_of_the_specification(shared: Callable[[str], Path]) -> None:
-    found = measure_bounds(shared("data/unav100_annotations.json"), subset="test").scores
+    videos = load_annotations(shared("data/unav100_annotations.json")).subset("test")
+    found = measure_bounds(videos).scores
     expected = {
         "whole video, oracle labels": 28.7,
         "whole + halves + quarters, oracle labels": 36.3,
@@ -96,29 +97,12 @@ def test_bounds_of_unav100_are_those_of_the_specification(shared: Callable[[str]
 def test_bounds_of_activitynet_are_those_of_the_specification(
     shared: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = shared("data/annotations/activitynet")
-    with (folder / "video_info_new.csv").open(encoding="utf-8") as text:
-        subsets = {row["video"]: row["subset"] for row in csv.DictReader(text)}
-    database = {
-        id: {
-            "duration": entry["duration_second"],
-            "subset": subsets[id],
-            "annotations": [
-                row
-                for row in entry["annotations"]
-                if 0 <= row["segment"][0] < row["segment"][1]
-                and row["segment"][0] < entry["duration_second"]
-            ],
-        }
-        for id, entry in json.loads((folder / "anet_anno_action.json").read_text()).items()
-    }
-    for entry in database.values():
-        for row in entry["annotations"]:
-            row["segment"][1] = min(row["segment"][1], entry["duration"])
-    path = tmp_path / "activitynet.json"
-    path.write_text(json.dumps({"database": database}))
+    path = shared("data/annotations/activitynet/anet_anno_action.json")
+    with pytest.raises(ConfigError, match="has 13 problems"):
+        load_annotations(path)
+    videos = load_truth(path, subset="validation", bad_rows="drop").subset("validation")
     tiou = [0.5 + 0.05 * step for step in range(10)]
-    found = measure_bounds(path, subset="validation", tiou=tiou).scores
+    found = measure_bounds(videos, tiou=tiou).scores
     whole, activity = (
         found[name] for name in ("whole video, oracle labels", "oracle activity, 0.5 s grid")
     )
@@ -130,3 +114,27 @@ def test_bounds_of_activitynet_are_those_of_the_specification(
         (activity.average, 95.1),
     ):
         assert 100 * value == pytest.approx(expected, abs=0.2)
+
+
+def test_the_command_leaves_bad_rows_out_and_looks_at_no_segment_of_another_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"segment": [0.0, 7.7], "label": "dog"}, {"segment": [50.0, 60.0], "label": "dog"}]
+    tested = {"duration": 10.0, "subset": "test", "annotations": rows}
+    weak = {"subset": "train", "annotations": [{"label": "dog"}, {"label": "dog", "segment": 3}]}
+    path, found = tmp_path / "labels.json", tmp_path / "found.json"
+    path.write_text(json.dumps({"database": {"a": tested, "b": weak}}))
+    found.write_text(json.dumps({"results": {"a": [{**rows[0], "score": 0.9}]}}))
+    for words in (["--bounds"], ["--predictions", str(found)]):
+        words = ["eval", "--annotations", str(path), "--tiou", "0.5", *words]
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "lies past the end" in said and "--bad-rows drop" in said and "'b'" not in said
+        assert main([*words, "--bad-rows", "drop"]) == 0
+        table = capsys.readouterr().out
+        assert "100.0" in table and "note: 1 bad rows" in table
+
+
+def test_videos_without_events_have_no_bounds() -> None:
+    with pytest.raises(ConfigError, match="no annotated event"):
+        measure_bounds({"a": VideoLabels("test", 10.0, ())})

@@ -89,6 +89,20 @@ def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
         (GOOD + "eval:\n  tiou: [0.5, 0.3]\n", "must be rising thresholds"),
         (GOOD + "model:\n  channels: 30\n", "model.channels=30 is not a multiple of model.heads=4"),
         (GOOD + "optim:\n  epochs: 5\n", "leaves nothing of optim.epochs=5"),
+        (
+            GOOD.replace("output", "  modalities: vision\nmodel:\n  method: clasp\noutput"),
+            "data.modalities=vision leaves model.method=clasp nothing to learn from",
+        ),
+        (
+            GOOD.replace("output", "  modalities: audio\n  validation: ''\noutput")
+            + "semi_weak:\n  teacher: a.yaml\n  strong: annotated\n",
+            "data.modalities=audio leaves the weak model of semi_weak.teacher nothing",
+        ),
+        (
+            GOOD.replace("output", "  validation: ''\noutput")
+            + "semi_weak:\n  strong: annotated\n",
+            "semi_weak.strong=annotated needs semi_weak.teacher",
+        ),
     ],
 )
 def test_a_mistake_gets_one_clear_sentence(tmp_path: Path, text: str, said: str) -> None:
@@ -187,9 +201,11 @@ def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
         (recipe.DECODER_ATTENTIONS, heads.ATTENTIONS),
         (recipe_weak.SELECTIONS, clasp.SELECTIONS),
         (recipe_weak.ANCHORS, clasp.SCOPES),
+        (recipe_weak.ANCHOR_BIASES, anchors.BIASES),
         (recipe_weak.ANCHOR_FUSIONS, anchors.FUSIONS),
         (recipe_weak.PROPAGATIONS, propagation.OPERATORS),
         (recipe_weak.GATES, propagation.GATES),
+        (recipe_weak.STREAM_FUSIONS, clasp.STREAM_FUSIONS),
         (recipe_weak.POOLINGS, pooling.POOLINGS),
     ):
         assert set(ours) == set(theirs)
@@ -212,5 +228,12 @@ def test_a_committed_recipe_is_right_and_starts_with_its_own_command(path: Path)
     assert first.endswith(path.name)
 
 
-def test_there_is_a_recipe_for_ones_own_labels() -> None:
-    assert "custom" in {path.stem for path in RECIPES}
+@pytest.mark.parametrize(
+    ("name", "method", "annotations"),
+    [("custom", "loco", "labels.json"), ("custom_clasp", "clasp", "labels.csv")],
+)
+def test_there_is_a_recipe_for_ones_own_labels(name: str, method: str, annotations: str) -> None:
+    (path,) = (path for path in RECIPES if path.stem == name)
+    found = load_recipe(path)
+    assert found.model.method == method and found.data.annotations.name == annotations
+    assert found.data.videos and found.backbone.name == "lite"

@@ -14,7 +14,8 @@ from extractors.storage.store import FeatureStore
 from pipeline.core.errors import ConfigError, StoreError
 from tests.fixtures.planted import CLASSES, SPEC, add_video, noise, plant
 from workflows.annotations import load_annotations
-from workflows.training.dataset import Sample, SplitDataset, collate, random_crop
+from workflows.training.batch import Sample, collate
+from workflows.training.dataset import SplitDataset, random_crop
 
 
 def sample(steps: int, *segments: tuple[float, float]) -> Sample:

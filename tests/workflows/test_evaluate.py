@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ConfigError
-from workflows.evaluate import evaluate_file, results_json
+from workflows.evaluate import evaluate_file, results_json, score
 from workflows.metrics import Event
 
 
@@ -50,9 +50,9 @@ def test_files_score_what_the_reference_evaluator_says(
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(case["ground_truth"]))
     rows: dict[str, list[dict[str, Any]]] = {}
-    for video, start, end, label_id, score in case["predictions"]:
+    for video, start, end, label_id, level in case["predictions"]:
         rows.setdefault(video, []).append(
-            {"segment": [start, end], "label_id": label_id, "score": score}
+            {"segment": [start, end], "label_id": label_id, "score": level}
         )
     found = results(tmp_path, {"results": rows})
     report = evaluate_file(found, truth, subset=case["split"], tiou=case["tiou"])
@@ -121,3 +121,27 @@ def test_written_results_read_back_to_the_same_score(tmp_path: Path) -> None:
     report = evaluate_file(results(tmp_path, value), truth)
     assert report.scores.at(0.7) == 1.0
     assert report.to_json()["scores"]["AP"]["dog"][-1] == 0.0
+
+
+def test_the_table_tells_activitynets_thresholds_apart(tmp_path: Path) -> None:
+    truth = labels(tmp_path, clip=[row(0, 5)])
+    found = results(tmp_path, {"results": {"clip": [row(0, 5, score=0.9)]}})
+    report = evaluate_file(found, truth, tiou=(0.5, 0.55, 0.6, 0.95))
+    assert report.format_table().splitlines()[0].split()[-5:] == [
+        "0.50",
+        "0.55",
+        "0.60",
+        "0.95",
+        "mean",
+    ]
+
+
+def test_the_whole_video_answer_ranks_by_scores_of_the_video_where_there_are_some() -> None:
+    truth = {"a": [Event(0, 10, "dog", 1.0)], "b": [Event(0, 10, "cat", 1.0)]}
+    found = {"a": [Event(0, 9, "dog", 0.3)], "b": [Event(0, 9, "dog", 0.6)]}
+    durations = {"a": 10.0, "b": 10.0}
+    by_event = score(truth, found, durations).baseline
+    assert by_event.classes == ("cat", "dog") and by_event.average == 0.25
+    said = {"a": {"dog": 0.9, "cat": 0.1}, "b": {"dog": 0.2, "cat": 0.8}}
+    own = score(truth, found, durations, video_scores=said)
+    assert own.baseline.average == 1.0 and own.scores.average == 0.25

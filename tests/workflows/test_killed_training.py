@@ -17,7 +17,7 @@ from tests.workflows.test_train import run
 from workflows.annotations import load_annotations
 from workflows.training.dataset import SplitDataset
 from workflows.training.log import read_log
-from workflows.training.loop import TrainState
+from workflows.training.state import TrainState
 
 # 4 epochs of 3 batches. Epochs that the state on disk has when the process is gone:
 MOMENTS = {

@@ -23,9 +23,11 @@ from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, plant
 from workflows.annotations import load_annotations
 from workflows.bench.precision import planted_batches
 from workflows.bench.train import StepPlan, bench_settings
-from workflows.training.dataset import Batch, SplitDataset
-from workflows.training.loop import TrainSettings, batches, start_training, train, train_step
+from workflows.training.batch import Batch
+from workflows.training.dataset import SplitDataset
+from workflows.training.loop import batches, train, train_step
 from workflows.training.precision import COMPILERS, autocast, compiled, in_float32
+from workflows.training.state import TrainSettings, start_training
 
 CPU = torch.device("cpu")
 PLAN = StepPlan(videos=3, steps=32, vision_dim=VISION_DIM, audio_dim=AUDIO_DIM, classes=3)
@@ -47,7 +49,7 @@ CARD = Card(ARCHITECTURE, CLASSES, SPEC.to_json(), SPEC.digest)
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compilation up to the point where C++ would be written: everything but its minutes."""
-    monkeypatch.setattr("workflows.training.loop.compiled", partial(compiled, backend="aot_eager"))
+    monkeypatch.setattr("workflows.training.state.compiled", partial(compiled, backend="aot_eager"))
 
 
 def settings_of(precision: str = "fp32", *, compile: bool = False) -> TrainSettings:
@@ -138,7 +140,7 @@ def test_a_run_is_not_resumed_in_another_arithmetic(
             loco(), data, settings=settings_of(), output=tmp_path, card=CARD, device=CPU,
             report=stop,
         )  # fmt: skip
-    monkeypatch.setattr("workflows.training.loop.compiled", lambda model: model)
+    monkeypatch.setattr("workflows.training.state.compiled", lambda model: model)
     other = settings_of("bf16") if name == "precision" else settings_of(compile=True)
     with pytest.raises(UsageError, match=f"other values of {name}"):
         train(loco(), data, settings=other, output=tmp_path, card=CARD, device=CPU, resume=True)

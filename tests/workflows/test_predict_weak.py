@@ -15,8 +15,9 @@ from extractors.storage.store import FeatureStore
 from model.checkpoint import Card
 from model.clasp import CLASP, Activation
 from pipeline.core.errors import CheckpointError
+from pipeline.core.events import AGREEMENT
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, add_video, noise
-from workflows.weak.predict import AGREEMENT, WeakPredictor
+from workflows.weak.predict import WeakPredictor
 
 ARCHITECTURE = {"vision_dim": VISION_DIM, "audio_dim": AUDIO_DIM, "classes": len(CLASSES)}
 

@@ -8,7 +8,8 @@ import pytest
 from extractors.windows import WindowGrid
 from pipeline.core.events import Event
 from workflows.annotations import VideoLabels
-from workflows.weak.pseudo_labels import Answer, pseudo_label, strong_ids, unsure_stretches
+from workflows.weak.pseudo_labels import Answer, pseudo_label, unsure_stretches
+from workflows.weak.strong import strong_ids
 
 COMMON, RARE = "dog", ("bell", "cat", "drum", "horn")
 

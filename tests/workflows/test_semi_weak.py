@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,10 @@ from pipeline.cli import main
 from pipeline.config import load_recipe
 from pipeline.core.errors import CheckpointError, ConfigError
 from pipeline.recipe import Recipe
-from tests.fixtures.planted import CLASSES, PLANTED, plant
+from tests.fixtures.planted import CLASSES, PLANTED, SPEC, plant
 from workflows.annotations import load_annotations
 from workflows.stages import run_stages
+from workflows.weak.pseudo_labels import Answer
 from workflows.weak.semi import start_from_teacher
 
 TRAIN = 20
@@ -133,8 +135,9 @@ def test_the_run_names_its_strong_videos_and_keeps_what_it_was_trained_on(
         if id in kept["strong"]:
             assert video.events == truth.videos[id].events
         else:
-            assert video.events and set(video.classes) <= set(truth.videos[id].classes)
-            assert video.events != truth.videos[id].events
+            assert bool(video.events) == bool(truth.videos[id].events)
+            assert set(video.classes) <= set(truth.videos[id].classes)
+            assert not video.events or video.events != truth.videos[id].events
     card = read_card(trained / "best.safetensors")
     assert card.method == "loco" and card.data["strong_fraction"] == 0.25
 
@@ -242,6 +245,15 @@ def test_without_the_weak_videos_it_is_training_on_the_strong_ones(
     assert same(tmp_path / "left_out" / "run", tmp_path / "alone" / "run")
 
 
+def test_one_modality_is_enough_where_no_weak_model_is_asked(
+    planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    changes = ("semi_weak.teacher=[]", "semi_weak.weak_videos=false", "data.modalities=vision")
+    assert train(recipe_of(tmp_path, planted, share(0.25), *changes)) == "done"
+    with pytest.raises(ConfigError, match=r"data\.modalities=vision leaves the weak model"):
+        recipe_of(tmp_path / "weak", planted, share(0.25), "data.modalities=vision")
+
+
 def test_a_warm_start_takes_over_what_both_networks_have(
     trained: Path, planted: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -319,7 +331,7 @@ def test_an_interrupted_run_goes_on_and_asks_the_teacher_no_second_time(
     recipe = recipe_of(tmp_path, planted, share(0.25))
     import workflows.training.loop as module
 
-    save = module._save_epoch
+    save = module.save_epoch
 
     def save_one(*args: Any, **options: Any) -> None:
         save(*args, **options)
@@ -327,7 +339,7 @@ def test_an_interrupted_run_goes_on_and_asks_the_teacher_no_second_time(
 
     shutil.copytree(trained / "teacher", tmp_path / "run" / "teacher")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_save_epoch", save_one)
+        patch.setattr(module, "save_epoch", save_one)
         with pytest.raises(KeyboardInterrupt):
             train(recipe)
     with monkeypatch.context() as patch:
@@ -354,6 +366,113 @@ def test_damaged_notes_are_made_again(
     (tmp_path / "run" / "semi_weak.json").write_text('{"mark":')
     assert train(recipe_of(tmp_path, planted, share(0.25))) == "unchanged"
     assert said(tmp_path / "run") == said(trained)
+
+
+def few_segments(planted: tuple[Path, Path], path: Path, *, annotated: int) -> set[str]:
+    """Labels of which a few training videos have segments, and one more has one that cannot be."""
+    database = json.loads(planted[1].read_text())["database"]
+    training = [
+        id for id, entry in database.items() if entry["subset"] == "train" and entry["annotations"]
+    ]
+    for id in training[annotated:]:
+        for row in database[id]["annotations"]:
+            del row["segment"]
+    database[training[annotated]]["annotations"][0]["segment"] = [3.0, 1.0]
+    path.write_text(json.dumps({"database": database}))
+    return set(training[:annotated])
+
+
+def test_the_videos_that_have_segments_are_the_strong_ones(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.json"
+    annotated = few_segments(planted, labels, annotated=4)
+    teacher = f"semi_weak.teacher={trained / 'teacher' / 'best.safetensors'}"
+    changes = (teacher, "semi_weak.strong=annotated", "data.test=test")
+    recipe = recipe_of(tmp_path / "few", planted, *changes, labels=labels)
+    report = run_stages(recipe, device="cpu")
+    assert [row.outcome for row in report.rows] == ["left out", "done", "done", "left out"]
+    assert "annotated events of 4 videos" in report.format_table()
+    kept, truth = said(tmp_path / "few" / "run"), load_annotations(planted[1])
+    assert set(kept["strong"]) == annotated and kept["strong_by"] == "annotated"
+    learned = load_annotations(tmp_path / "few" / "run" / "semi_weak.json")
+    assert all(learned.videos[id].events == truth.videos[id].events for id in annotated)
+    card = read_card(tmp_path / "few" / "run" / "best.safetensors")
+    assert card.data["strong"] == "annotated"
+    train(recipe_of(tmp_path / "two", planted, *changes, share(0.1), labels=labels))
+    two = set(said(tmp_path / "two" / "run")["strong"])
+    assert len(two) == TRAIN / 10 and two < annotated, "the share is of all training videos"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (("semi_weak.strong=annotated",), "no training video with a segment in each of its rows"),
+        ((share(0.5),), "is not two finite seconds(.|\n)*semi_weak.strong=annotated"),
+    ],
+    ids=["annotated", "random"],
+)
+def test_missing_segments_are_named_before_the_teacher_is_trained(
+    planted: tuple[Path, Path], tmp_path: Path, changes: tuple[str, ...], problem: str
+) -> None:
+    labels = tmp_path / "labels.json"
+    few_segments(planted, labels, annotated=0)
+    with pytest.raises(ConfigError) as caught:
+        train(recipe_of(tmp_path, planted, *changes, labels=labels))
+    assert re.search(problem, f"{caught.value} {caught.value.hint}")
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_a_strong_video_of_which_all_rows_are_dropped_is_no_strong_one(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.json"
+    strong = set(said(trained)["strong"])
+    spoiled(planted, set(json.loads(planted[1].read_text())["database"]) - strong, labels)
+    database = json.loads(labels.read_text())["database"]
+    lost = next(id for id in sorted(strong) if database[id]["annotations"])
+    for id in strong - {lost}:
+        database[id] = json.loads(planted[1].read_text())["database"][id]
+    for row in database[lost]["annotations"]:
+        row["segment"] = None
+    labels.write_text(json.dumps({"database": database}))
+    teacher = f"semi_weak.teacher={trained / 'teacher' / 'best.safetensors'}"
+    changes = (share(0.25), teacher, "data.bad_rows=drop")
+    train(recipe_of(tmp_path / "drop", planted, *changes, labels=labels))
+    kept = said(tmp_path / "drop" / "run")
+    assert set(kept["strong"]) == strong - {lost}
+    assert kept["database"][lost]["annotations"], "the teacher's"
+
+
+def test_videos_without_labels_stay_as_background(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    truth = load_annotations(planted[1]).subset("train")
+    database = json.loads(planted[1].read_text())["database"]
+    id = next(id for id in truth if id not in said(trained)["strong"] and truth[id].events)
+    database[id]["annotations"] = []
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"database": database}))
+    teacher = f"semi_weak.teacher={trained / 'teacher' / 'best.safetensors'}"
+    recipe = recipe_of(tmp_path / "empty", planted, share(0.25), teacher, labels=labels)
+    report = run_stages(recipe, stage="train", device="cpu")
+    learned = said(tmp_path / "empty" / "run")["database"]
+    assert learned[id]["annotations"] == []
+    silent = sum(not entry["annotations"] for entry in learned.values())
+    assert f"{silent} more without any label" in report.format_table()
+
+
+def test_a_teacher_that_finds_nothing_is_named_as_the_reason(
+    trained: Path, planted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(*args: Any) -> Any:
+        return lambda id: Answer((), {}, SPEC.grid)
+
+    monkeypatch.setattr(workflows.weak.semi, "_finder", deaf)
+    teacher = f"semi_weak.teacher={trained / 'teacher' / 'best.safetensors'}"
+    with pytest.raises(ConfigError, match="the teacher found none") as caught:
+        train(recipe_of(tmp_path, planted, share(0), teacher))
+    assert "train it longer" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -247,13 +247,13 @@ def test_a_killed_run_goes_on_to_the_same_scores(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = workflows.training.loop._save_epoch
+    real = workflows.training.loop.save_epoch
 
     def kill(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflows.training.loop, "_save_epoch", kill)
+    monkeypatch.setattr(workflows.training.loop, "save_epoch", kill)
     with pytest.raises(KeyboardInterrupt):
         run_study(small, tmp_path, device="cpu")
     monkeypatch.undo()

@@ -21,16 +21,8 @@ from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, plant
 from workflows.annotations import load_annotations
 from workflows.training.dataset import SplitDataset
 from workflows.training.log import read_log
-from workflows.training.loop import (
-    TrainSettings,
-    TrainState,
-    batches,
-    learning_rate,
-    parameter_groups,
-    start_training,
-    train,
-    train_step,
-)
+from workflows.training.loop import batches, learning_rate, train, train_step
+from workflows.training.state import TrainSettings, TrainState, parameter_groups, start_training
 
 CPU = torch.device("cpu")
 SETTINGS = TrainSettings(

@@ -26,7 +26,8 @@ from workflows.training.log import (
     window_columns,
     write_log,
 )
-from workflows.training.loop import TrainState, train
+from workflows.training.loop import train
+from workflows.training.state import TrainState
 
 SHORT = replace(SETTINGS, epochs=2, warmup_epochs=0)
 

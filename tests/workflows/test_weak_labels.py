@@ -56,6 +56,35 @@ def test_a_csv_without_files_or_labels_is_refused(tmp_path: Path, text: str, mes
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["file,label", "file,labels", "File,Label", "filename,label", "file", "VIDEO,label1,label2"],
+)
+def test_a_header_is_no_video_whatever_its_words(tmp_path: Path, header: str) -> None:
+    found = load_video_labels(write(tmp_path, f"{header}\na.mp4,dog\n"))
+    assert found.classes == ("dog",) and list(found.videos) == ["a.mp4"]
+
+
+def test_only_the_first_row_can_be_a_header_and_no_media_file_is(tmp_path: Path) -> None:
+    found = load_video_labels(write(tmp_path, "file.mp4,dog\nvideo,cat\n"))
+    assert list(found.videos) == ["file.mp4", "video"]
+
+
+def test_labels_that_differ_only_in_case_are_said(tmp_path: Path) -> None:
+    found = load_video_labels(write(tmp_path, "a.mp4,dog,rain\nb.mp4,Dog \n"))
+    assert found.classes == ("Dog", "dog", "rain")
+    (note,) = found.notes
+    assert "'Dog' and 'dog'" in note and "rain" not in note
+    text = annotations({"label": "Cat"}, {"label": "cat"})
+    (note,) = load_video_labels(write(tmp_path, text, "labels.json")).notes
+    assert "'Cat' and 'cat'" in note
+
+
+def test_an_annotation_file_without_any_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names no label"):
+        load_video_labels(write(tmp_path, annotations(), "labels.json"))
+
+
 def test_a_missing_csv_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.csv do not exist"):
         load_video_labels(tmp_path / "none.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +20,16 @@ from extractors.storage.store import FeatureStore
 from model.checkpoint import load_network
 from model.clasp import CLASP
 from pipeline.config import load_recipe
+from pipeline.core.errors import ConfigError
+from pipeline.core.events import AGREEMENT, ground_truth_events
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import AUDIO_DIM, PLANTED, SPEC, VISION_DIM, add_video, noise
 from workflows.detection.predict import TrainedDetector
+from workflows.evaluate import read_results, score
+from workflows.metrics import mean_average_precision, whole_video_baseline
+from workflows.quality.runs import load_runs
 from workflows.stages import run_stages
-from workflows.weak.predict import AGREEMENT
+from workflows.weak.predict import WeakPredictor
 
 CLASSES = ("bell", "cat", "dog", "drum", "horn", "rain")
 RECIPE: dict[str, Any] = {
@@ -143,7 +149,7 @@ def test_the_checkpoint_detects_in_videos_it_has_not_seen(
     assert hits >= len(tests) / 2
 
 
-def test_segments_decide_nothing_in_training(
+def test_segments_decide_nothing_in_training_and_those_of_the_test_videos_are_enough_to_measure(
     planted: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     store, database = planted
@@ -156,7 +162,14 @@ def test_segments_decide_nothing_in_training(
     for name, content in (("true", database), ("spoilt", spoilt)):
         labels = json.dumps({"database": content})
         recipe = recipe_of(tmp_path / name, store, labels, "optim.epochs=2")
-        run_stages(recipe, stage="train", device="cpu")
+        run_stages(recipe, device="cpu")
+    metrics = [
+        json.loads((tmp_path / folder / "run" / "metrics.json").read_text())
+        for folder in ("true", "spoilt")
+    ]
+    assert metrics[0] == metrics[1] and "bounds" in metrics[0]
+    one, other = load_runs([tmp_path / folder / "run" for folder in ("true", "spoilt")])
+    assert one.truth is not None and one.truth == other.truth, "a report compares the two"
     for name in ("best", "last"):
         one, other = (
             load_file(tmp_path / folder / "run" / f"{name}.safetensors")
@@ -191,7 +204,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
     broken = recipe_of(tmp_path / "broken", store, labels, "optim.epochs=3")
     import workflows.training.loop as module
 
-    save, saved = module._save_epoch, []
+    save, saved = module.save_epoch, []
 
     def save_two(*args: Any, **options: Any) -> None:
         save(*args, **options)
@@ -200,7 +213,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_save_epoch", save_two)
+        patch.setattr(module, "save_epoch", save_two)
         with pytest.raises(KeyboardInterrupt):
             run_stages(broken, stage="train", device="cpu")
     run_stages(broken, stage="train", device="cpu", resume=True)
@@ -208,3 +221,126 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
         load_file(tmp_path / name / "run" / "last.safetensors") for name in ("whole", "broken")
     )
     assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def measured(
+    folder: Path, trained: Path, store: Path, database: dict[str, Any], *overrides: str
+) -> dict[str, Any]:
+    """What the eval stage says of a trained model on other labels."""
+    recipe = recipe_of(folder, store, json.dumps({"database": database}), *overrides)
+    shutil.copytree(trained, folder / "run")
+    run_stages(recipe, stage="eval", device="cpu")
+    value: dict[str, Any] = json.loads((folder / "run" / "metrics.json").read_text())
+    return value
+
+
+def test_bad_rows_are_dropped_for_the_bounds_too_which_are_of_the_videos_that_are_scored(
+    trained: Path, planted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store, database = planted
+    changed = json.loads(json.dumps(database))
+    tested = next(id for id, entry in changed.items() if entry["subset"] == "test")
+    changed[tested]["annotations"].append({"segment": [500.0, 510.0], "label": "cat"})
+    rows = [{"segment": [start, start + 1.0], "label": "rain"} for start in (1.0, 3.0, 5.0)]
+    changed["ghost.mp4"] = {"subset": "test", "annotations": rows}
+    for id in changed.keys() - {tested, "ghost.mp4"}:
+        del changed[id]["duration"]  # that of the features is as good
+    found = measured(tmp_path / "drop", trained, store, changed, "data.bad_rows=drop")
+    usual = json.loads((trained / "metrics.json").read_text())
+    notes = found.pop("notes")
+    assert found == {key: value for key, value in usual.items() if key != "notes"}
+    assert any("1 bad rows" in note for note in notes) and any("ghost" in note for note in notes)
+    with pytest.raises(ConfigError, match=f"{tested}.*500"):
+        measured(tmp_path / "error", trained, store, changed)
+
+
+def test_wrong_test_segments_are_named_before_training(
+    planted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store, database = planted
+    changed = json.loads(json.dumps(database))
+    tested = next(id for id, entry in changed.items() if entry["subset"] == "test")
+    changed[tested]["annotations"][0]["segment"] = None
+    recipe = recipe_of(tmp_path, store, json.dumps({"database": changed}))
+    with pytest.raises(ConfigError, match=tested):
+        run_stages(recipe, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_video_answer_has_the_models_own_scores_of_the_video(
+    trained: Path, planted: tuple[Path, dict[str, Any]]
+) -> None:
+    model, card = load_network(trained / "best.safetensors")
+    assert isinstance(model, CLASP)
+    store = FeatureStore.open(planted[0])
+    tests = {id: entry for id, entry in planted[1].items() if entry["subset"] == "test"}
+    said, durations, truth = {}, {}, {}
+    for id, entry in tests.items():
+        scores = WeakPredictor(model, card).activate(store.read(id)).video.tolist()
+        said[id] = dict(zip(card.classes, scores, strict=True))
+        durations[id], truth[id] = entry["duration"], ground_truth_events(entry["annotations"])
+    expected = mean_average_precision(truth, whole_video_baseline(durations, said))
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["whole_video_baseline"]["average_mAP"] == pytest.approx(expected.average)
+    predictions = read_results(trained / "predictions.json")
+    best = score(truth, predictions, durations).baseline.average
+    assert best != pytest.approx(expected.average, abs=1e-6), "of the best events: another answer"
+
+
+def one_sided(store: Path, database: dict[str, Any], folder: Path, *, all_of_them: bool) -> Path:
+    """A copy of the training videos of which all, or every third, lost their sound."""
+    source, copy = FeatureStore.open(store), FeatureStore.create(folder / "deaf", SPEC)
+    for number, (id, entry) in enumerate(database.items()):
+        if entry["subset"] == "train":
+            rows = {name: np.array(array) for name, array in source.read(id).arrays.items()}
+            if all_of_them or number % 3 == 0:
+                rows["audio_mask"][:] = False
+                rows["audio"][:] = 0
+            add_video(copy, id, rows)
+    return folder / "deaf"
+
+
+def test_videos_that_are_never_both_seen_and_heard_teach_nothing_and_are_named(
+    planted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store, database = planted
+    overrides = ("optim.epochs=2", "data.validation=", "data.test=")
+    labels = json.dumps({"database": database})
+    for name, every in (("all", True), ("some", False)):
+        (tmp_path / name).mkdir()
+        deaf = one_sided(store, database, tmp_path / name, all_of_them=every)
+        recipe = recipe_of(tmp_path / name, deaf, labels, *overrides)
+        if every:
+            with pytest.raises(
+                ConfigError, match=r"none of the 48 videos .* both picture and sound"
+            ):
+                run_stages(recipe, stage="train", device="cpu")
+            assert not (tmp_path / name / "run" / "best.safetensors").exists()
+        else:
+            report = run_stages(recipe, stage="train", device="cpu").format_table()
+            assert "note: 16 of 48 videos have no step with both picture and sound" in report
+
+
+@pytest.mark.parametrize("lacks", [("audio",), ("vision",), ("audio", "vision")], ids=str)
+@pytest.mark.parametrize("missing", [False, True], ids=["silent or black", "no stream"])
+def test_a_silent_or_black_video_has_no_event_of_what_is_only_seen_or_heard(
+    trained: Path,
+    planted: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    lacks: tuple[str, ...],
+    missing: bool,
+) -> None:
+    source, copy = FeatureStore.open(planted[0]), FeatureStore.create(tmp_path / "store", SPEC)
+    detector = TrainedDetector(trained / "best.safetensors", device="cpu", min_score=0.1)
+    tests = [id for id, entry in planted[1].items() if entry["subset"] == "test"]
+    whole = [detector.detections(source.read(id), video=id) for id in tests]
+    assert sum(bool(found.events) for found in whole) > len(tests) / 2
+    for id in tests:
+        rows = {name: np.array(array) for name, array in source.read(id).arrays.items()}
+        for name in lacks:
+            rows[name][:] = 0  # silence and darkness look like the background of this world
+            rows[f"{name}_mask"][:] = not missing
+        add_video(copy, id, rows)
+        found = detector.detections(copy.read(id), video=id)
+        assert found.events == () and found.curves is not None
+        assert np.isfinite(found.curves.values).all()

@@ -26,8 +26,9 @@ from workflows.annotations import load_annotations
 from workflows.demo.data import DemoData, DemoSize, make_demo_data
 from workflows.demo.late import evaluate_late
 from workflows.extraction.run import extract
+from workflows.machine import core_count
 from workflows.progress import Progress
-from workflows.schedule import core_count, run_tasks
+from workflows.schedule import run_tasks
 from workflows.stages import run_stages
 from workflows.study.trial import Trial, run_trial
 

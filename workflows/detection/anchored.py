@@ -28,7 +28,7 @@ from model.localisation import VideoActivation, join_pieces
 from model.pieces import Pieces
 from model.pooling import top_mean
 from pipeline.core.errors import UsageError
-from pipeline.core.events import Curves, Detections, Event
+from pipeline.core.events import AGREEMENT, Curves, Detections, Event
 from workflows.detection.agreement import AgreementScorer, AgreementSettings
 from workflows.detection.joint_classes import JointTable
 from workflows.detection.joint_scan import scan_video
@@ -36,7 +36,6 @@ from workflows.detection.localise import once, segment_events
 from workflows.detection.open_vocabulary import OpenVocabularyDetector
 from workflows.detection.piecewise import BLOCK_STEPS, PLAIN_CURVES
 from workflows.labels import known_labels
-from workflows.weak.predict import AGREEMENT
 
 Probabilities = Callable[[Rows], tuple[FloatArray, FloatArray]]
 """(n, K) probabilities of each class by sound, and by picture, from some rows."""

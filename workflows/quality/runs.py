@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError, PipelineError, UsageError
 from pipeline.core.events import Event
 from pipeline.recipe import Recipe
 from pipeline.report.run_view import ScoreView
-from workflows.annotations import BadRows, load_annotations, read_json
+from workflows.annotations import BadRows, load_truth, read_json
 from workflows.detection.predict import MIN_SCORE
 from workflows.training.dataset import SplitDataset
 from workflows.training.log import read_log
@@ -145,7 +145,7 @@ def _load_data(run: Run) -> None:
     recipe = run.recipe
     bad_rows: BadRows = "drop" if recipe.data.bad_rows == "drop" else "error"
     try:
-        labels = load_annotations(recipe.data.annotations, bad_rows=bad_rows)
+        labels = load_truth(recipe.data.annotations, subset=recipe.data.test, bad_rows=bad_rows)
         videos = labels.subset(recipe.data.test)
         run.classes = run.classes or labels.classes
         run.truth = {id: video.events for id, video in videos.items()}

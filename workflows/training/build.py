@@ -16,7 +16,7 @@ from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
-from workflows.training.loop import TrainSettings
+from workflows.training.state import TrainSettings
 from workflows.weak.predict import LocalisationSettings
 
 
@@ -124,4 +124,6 @@ def _semi_weak_data(recipe: Recipe) -> dict[str, Any]:
     """What the card says of training on few segments."""
     wanted = recipe.semi_weak
     given = wanted.teacher or not wanted.weak_videos
-    return {"strong_fraction": wanted.strong_fraction} if given else {}
+    if not given:
+        return {}
+    return {"strong": wanted.strong, "strong_fraction": wanted.strong_fraction}

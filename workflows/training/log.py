@@ -23,7 +23,8 @@ from model.perception import DynamicPerception
 from model.windows import ChosenWindows, watch_windows
 from pipeline.core.atomic import write_text
 from pipeline.core.errors import ConfigError, EnvironmentFault
-from workflows.training.dataset import Sample, SplitDataset, collate
+from workflows.training.batch import Sample, collate
+from workflows.training.dataset import SplitDataset
 
 LOG_COLUMNS = (
     "epoch", "loss", "classes", "intervals", "correspondence", "lr", "sigma", "temperature",
@@ -122,8 +123,7 @@ def _beginning(sample: Sample, steps: int) -> Sample:
 def _values(chosen: Sequence[ChosenWindows], name: str) -> Tensor:
     """Of all heads and valid windows of all blocks, in base windows."""
     values = [
-        getattr(entry, name).transpose(1, 2)[entry.valid].flatten() / entry.base
-        for entry in chosen
+        getattr(entry, name).transpose(1, 2)[entry.valid].flatten() / entry.base for entry in chosen
     ]
     return torch.cat(values)
 

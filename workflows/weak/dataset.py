@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from extractors.storage.store import FeatureStore
 from workflows.annotations import VideoLabels
-from workflows.training.dataset import Sample, SplitDataset
+from workflows.matching import list_some
+from workflows.training.batch import Sample
+from workflows.training.dataset import SplitDataset
 
 
 class WeakDataset(SplitDataset):
@@ -46,6 +49,29 @@ class WeakDataset(SplitDataset):
     def _labels(self, id: str) -> Tensor:
         numbers = [self._number[name] for name in self.videos[id].classes]
         return torch.tensor(numbers, dtype=torch.long)
+
+    @cached_property
+    def one_sided(self) -> list[str]:
+        """Videos without a step at which picture and sound are both there.
+
+        What happens in them is never both seen and heard, so nothing is learned from them.
+        """
+        if self._modalities != "both":
+            return list(self.ids)
+        return [id for id in self.ids if not self._has_both(id)]
+
+    def _has_both(self, id: str) -> bool:
+        features = self._store.read(self._stored[id])  # masks alone are touched
+        return bool((features["vision_mask"] & features["audio_mask"]).any())
+
+    def describe_changed(self) -> list[str]:
+        """What is not learned from, one sentence each."""
+        if lost := self.one_sided:
+            return [
+                f"{len(lost)} of {len(self.ids)} videos have no step with both picture and sound: "
+                f"nothing is learned from {list_some(lost)}"
+            ]
+        return []
 
     def crop(
         self,

@@ -18,11 +18,9 @@ from model.checkpoint import Card
 from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from model.localisation import SequenceActivation, VideoActivation
-from pipeline.core.events import Curves, Event
+from pipeline.core.events import AGREEMENT, Curves, Event
 from workflows.detection.localise import once, segment_events
 from workflows.detection.piecewise import PLAIN_CURVES, block_of, stored_blocks
-
-AGREEMENT = "agreement of sound and picture"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,6 @@ to have.
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,30 +38,6 @@ class Answer:
 Find = Callable[[str], Answer]
 
 
-def strong_ids(videos: Mapping[str, VideoLabels], *, fraction: float, seed: int) -> set[str]:
-    """The videos whose segments are taken as known: a share of them, the same for a seed.
-
-    A random order of all videos is cut off where the share ends, so a larger share with the same
-    seed contains a smaller one. In front stand those that show every class once: each time the
-    video with most classes that none before it has.
-
-    Args:
-        videos: By id; only their classes are read.
-        fraction: Share in [0, 1]; rounded to whole videos, to one at least where it is not 0.
-        seed: Decides which.
-    """
-    order = sorted(videos)
-    random.Random(seed).shuffle(order)  # noqa: S311 - no secret
-    count = max(round(fraction * len(order)), min(len(order), math.ceil(fraction)))
-    open_classes = {label for video in videos.values() for label in video.classes}
-    first: dict[str, None] = {}
-    while open_classes and len(first) < count:
-        best = max(order, key=lambda id: len(open_classes.intersection(videos[id].classes)))
-        first[best] = None
-        open_classes.difference_update(videos[best].classes)
-    return set(list(dict.fromkeys([*first, *order]))[:count])
-
-
 def pseudo_label(
     videos: Mapping[str, VideoLabels],
     find: Find,
@@ -76,7 +50,7 @@ def pseudo_label(
 
     An event counts where its class is among those of the video; its score is kept, at most 1. A
     class of the video for which no event is strong enough gets the model's best one; if there is
-    none at all, it stays without.
+    none at all, it stays without. Of a video without classes the model is not asked.
 
     Args:
         videos: The labelled videos; only their classes are read.
@@ -87,6 +61,9 @@ def pseudo_label(
     """
     found = {}
     for id, video in videos.items():
+        if not video.classes:
+            found[id] = replace(video, events=())
+            continue
         said = find(id)
         kept: list[Event] = []
         for label in video.classes:

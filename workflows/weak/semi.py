@@ -24,24 +24,17 @@ from pipeline.core.atomic import write_json
 from pipeline.core.errors import CheckpointError, ConfigError
 from pipeline.core.events import Event
 from pipeline.recipe import Recipe
-from workflows.annotations import Annotations, BadRows, VideoLabels, load_annotations
+from workflows.annotations import Annotations, VideoLabels
 from workflows.detection.predict import predictor_of
-from workflows.stage_data import few_segments
 from workflows.weak.dataset import WeakDataset
 from workflows.weak.predict import WeakPredictor
-from workflows.weak.pseudo_labels import Answer, Find, pseudo_label, strong_ids
+from workflows.weak.pseudo_labels import Answer, Find, pseudo_label
 
 FILE = "semi_weak.json"
 TEACHER = "teacher"  # folder of a teacher that is trained here
 SHARED = ("embed", "unimodal")  # parts that CLASP and LoCo have alike
 SIZES = ("channels", "embedding_layers", "unimodal_blocks", "max_seq_len")  # decided by these
 ONE_SIZE = f"give both the same model.{', '.join(SIZES)}, or set semi_weak.warm_start=false"
-
-
-def is_semi_weak(recipe: Recipe) -> bool:
-    """Whether a weak model's events stand in for some of the segments, or these are left out."""
-    wanted = recipe.semi_weak
-    return few_segments(recipe) and (bool(wanted.teacher) or not wanted.weak_videos)
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe | None:
@@ -95,32 +88,31 @@ def semi_weak_labels(
     labels: Annotations,
     store: FeatureStore,
     data: WeakDataset,
+    strong: Mapping[str, VideoLabels],
     *,
     device: torch.device,
 ) -> Annotations:
     """Labels for LoCo: true segments of the strong videos, the teacher's events of all others.
 
     A video in which the teacher finds none of its classes is left out: to LoCo it would say that
-    nothing happens. What is found is kept in the run's folder and found again only when what
-    decides it has changed.
+    nothing happens. One that has no classes says so rightly, and stays. What is found is kept in
+    the run's folder and found again only when what decides it has changed.
 
     Args:
         recipe: Whose ``semi_weak`` says how.
         labels: Classes of the videos, from `workflows.weak.video_labels.load_video_labels`.
         store: The features.
         data: The training videos of which there are features.
+        strong: The strong ones, from `workflows.weak.strong.strong_videos`.
         device: Where the teacher runs.
 
     Raises:
-        ConfigError: The labels are a plain list although segments are asked for; a segment of a
-            strong video is impossible.
+        ConfigError: There is no event to learn from.
         CheckpointError: The teacher cannot be read, is no weak model, or knows other classes.
     """
     wanted = recipe.semi_weak
-    strong = strong_ids(data.videos, fraction=wanted.strong_fraction, seed=recipe.train.seed)
-    true = _true_segments(recipe, labels, strong)
-    known = set(data.ids) if wanted.weak_videos else strong
-    weak = {id: data.videos[id] for id in data.ids if id in known - strong}
+    known = data.ids if wanted.weak_videos else sorted(strong)
+    weak = {id: data.videos[id] for id in known if id not in strong}
     mark = _mark(recipe, store, data, sorted(strong))
     found = _kept(recipe, weak, mark)
     if not weak:
@@ -133,8 +125,17 @@ def semi_weak_labels(
             targets=wanted.event_targets,
             ignore=wanted.ignore,
         )
-    videos = {id: true[id] if id in strong else found[id] for id in data.ids if id in known}
-    videos = {id: video for id, video in videos.items() if video.events or id in strong}
+    videos = {id: strong[id] if id in strong else found[id] for id in known}
+    videos = {
+        id: video
+        for id, video in videos.items()
+        if video.events or id in strong or not weak[id].classes
+    }
+    if not any(video.events for video in videos.values()):
+        raise ConfigError(
+            "there is no event to learn from: the teacher found none in any training video",
+            hint="train it longer, or let semi_weak.strong_fraction give some videos segments",
+        )
     path = recipe.output.folder / FILE
     write_json(
         path,
@@ -142,21 +143,27 @@ def semi_weak_labels(
             "version": "training videos of a semi-weak run; segments of all but the strong videos "
             "were found by the teacher",
             "mark": mark,
+            "strong_by": wanted.strong,
             "strong_fraction": wanted.strong_fraction,
             "seed": recipe.train.seed,
             "strong": sorted(strong),
             "database": {id: _entry(video) for id, video in videos.items()},
         },
     )
-    true_events, found_events = (
-        sum(len(video.events) for id, video in videos.items() if (id in strong) == is_strong)
-        for is_strong in (True, False)
+    return replace(labels, videos=videos, notes=(*labels.notes, _note(videos, strong, path)))
+
+
+def _note(videos: Mapping[str, VideoLabels], strong: Mapping[str, VideoLabels], path: Path) -> str:
+    """One sentence on what is learned from."""
+    true_events = sum(len(video.events) for video in strong.values())
+    found = [video.events for id, video in videos.items() if id not in strong]
+    said = (
+        f"semi-weak: {true_events} annotated events of {len(strong)} videos, "
+        f"{sum(map(len, found))} events of the teacher in {sum(map(bool, found))} others"
     )
-    note = (
-        f"semi-weak: {true_events} annotated events of {len(strong)} videos, {found_events} events "
-        f"of the teacher in {len(videos) - len(strong)} others; {path} has them"
-    )
-    return replace(labels, videos=videos, notes=(*labels.notes, note))
+    if empty := sum(not events for events in found):
+        said += f", {empty} more without any label, in which nothing happens"
+    return f"{said}; {path} has them"
 
 
 def start_from_teacher(model: Network, recipe: Recipe) -> None:
@@ -178,22 +185,6 @@ def start_from_teacher(model: Network, recipe: Recipe) -> None:
                     f"semi_weak.warm_start: {name!r} of the teacher {path} is of another size",
                     hint=ONE_SIZE,
                 ) from error
-
-
-def _true_segments(
-    recipe: Recipe, labels: Annotations, strong: set[str]
-) -> Mapping[str, VideoLabels]:
-    """The strong videos with their segments; those of no other video are looked at."""
-    if not strong:
-        return {}
-    if labels.path.suffix.lower() == ".csv":
-        raise ConfigError(
-            f"semi_weak.strong_fraction is {recipe.semi_weak.strong_fraction:g}, but "
-            f"{labels.path} has no segments",
-            hint="set it to 0, or name an annotation file with segments",
-        )
-    bad_rows: BadRows = "drop" if recipe.data.bad_rows == "drop" else "error"
-    return load_annotations(labels.path, bad_rows=bad_rows, segments=strong).videos
 
 
 def _finder(recipe: Recipe, labels: Annotations, data: WeakDataset, device: torch.device) -> Find:

@@ -6,6 +6,7 @@ Shapes: K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from extractors.storage.store import FeatureStore
 from model.build import Network
 from model.checkpoint import Card
 from model.clasp import CLASP
+from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
 from workflows.bounds import Bounds, measure_bounds
-from workflows.evaluate import EvaluationReport, evaluate_split
+from workflows.evaluate import EvaluationReport, score_split
+from workflows.stage_data import hears_teacher, is_weak
 from workflows.training.build import localisation_settings
 from workflows.training.dataset import SplitDataset
 from workflows.weak.dataset import WeakDataset
@@ -29,14 +32,27 @@ from workflows.weak.video_metrics import video_precision
 def weak_split(
     recipe: Recipe, labels: Annotations, store: FeatureStore, subset: str
 ) -> WeakDataset:
-    """A subset's videos with their classes; see `workflows.weak.dataset.WeakDataset`."""
-    return WeakDataset(
+    """A subset's videos with their classes; see `workflows.weak.dataset.WeakDataset`.
+
+    Raises:
+        ConfigError: No video has a step at which picture and sound are both there, and a weak model
+            is to learn from them.
+    """
+    data = WeakDataset(
         store,
         labels.subset(subset),
         labels.classes,
         modalities=recipe.data.modalities,
         cache_bytes=int(recipe.train.cache_gb * 1e9),
     )
+    heard = is_weak(recipe) or hears_teacher(recipe)
+    if heard and len(data.one_sided) == len(data):
+        raise ConfigError(
+            f"none of the {len(data)} videos of the subset {subset!r} has a step with both picture "
+            f"and sound in {recipe.data.features}",
+            hint="a weak model learns from what is seen and heard: give videos that have both",
+        )
+    return data
 
 
 def video_validator(
@@ -61,11 +77,27 @@ def video_validator(
 def evaluate_weak(
     recipe: Recipe, model: CLASP, card: Card, data: SplitDataset, notes: Sequence[str]
 ) -> tuple[EvaluationReport, dict[str, list[Event]], Bounds]:
-    """Score a trained CLASP on segments, with the bounds that give its scores a meaning."""
+    """Score a trained CLASP on segments, with the bounds that give its scores a meaning.
+
+    The whole-video answer beside the score has the model's own scores of the video.
+    """
     predict = WeakPredictor(model, card, settings=localisation_settings(recipe))
-    report, predictions = evaluate_split(data, predict, tiou=recipe.eval.tiou, notes=notes)
-    bounds = measure_bounds(recipe.data.annotations, subset=recipe.data.test, tiou=recipe.eval.tiou)
-    return report, predictions, bounds
+    predictions: dict[str, list[Event]] = {}
+    said: dict[str, dict[str, float]] = {}
+    videos = dict(data.videos)
+    for id in data.ids:
+        features = data.features(id)
+        duration = features.summary.duration
+        scan = predict.scanned(features)
+        predictions[id] = scan.candidates(features.grid, duration)
+        said[id] = {
+            label: value
+            for label, value in zip(card.classes, scan.activation.video.tolist(), strict=True)
+            if value >= recipe.infer.min_score  # as for events
+        }
+        videos[id] = replace(videos[id], duration=videos[id].duration or duration)
+    report = score_split(data, predictions, tiou=recipe.eval.tiou, video_scores=said, notes=notes)
+    return report, predictions, measure_bounds(videos, tiou=recipe.eval.tiou)
 
 
 def weak_metrics(report: EvaluationReport, bounds: Bounds) -> dict[str, Any]:
