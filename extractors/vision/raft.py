@@ -189,13 +189,14 @@ class Raft(nn.Module):
             )
         first, second = (2 * pictures / 255 - 1 for pictures in (first, second))
         pyramid = _pyramid(*self.fnet(torch.cat([first, second])).chunk(2))
+        spans = [_span(correlations) for correlations in pyramid]
         hidden, context = self.cnet(first).split([HIDDEN, CONTEXT], dim=1)
         hidden, context = hidden.tanh(), context.relu()
         start = _coordinates(first.shape[0], first.shape[2] // SCALE, first.shape[3] // SCALE)
         start = start.to(first)
         place = start
         for _ in range(self.iterations):
-            correlations = _look_up(pyramid, place)
+            correlations = _look_up(pyramid, spans, place)
             hidden, step = self.update_block(hidden, context, correlations, place - start)
             place = place + step
         # Only the last state's mask is needed: the steps before are never scaled up.
@@ -228,7 +229,13 @@ def _pyramid(first: Tensor, second: Tensor) -> list[Tensor]:
     return levels
 
 
-def _look_up(pyramid: list[Tensor], place: Tensor) -> Tensor:
+def _span(correlations: Tensor) -> Tensor:
+    """Largest x and y of a map, on its device: made once, as a device waits for each such copy."""
+    height, width = correlations.shape[2:]
+    return torch.tensor([width - 1, height - 1], device=correlations.device)
+
+
+def _look_up(pyramid: list[Tensor], spans: list[Tensor], place: Tensor) -> Tensor:
     """Correlations around the places that the flow points to.
 
     (N, 2, h, w) to (N, 324, h, w): for each level 9x9 neighbours, and of those the one index runs
@@ -240,10 +247,7 @@ def _look_up(pyramid: list[Tensor], place: Tensor) -> Tensor:
     around = torch.stack([x, y], dim=-1)
     centre = place.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
     found = []
-    for level, correlations in enumerate(pyramid):
-        span = torch.tensor(
-            [correlations.shape[3] - 1, correlations.shape[2] - 1], device=place.device
-        )
+    for level, (correlations, span) in enumerate(zip(pyramid, spans, strict=True)):
         points = 2 * (centre / 2**level + around) / span - 1
         sampled = F.grid_sample(correlations, points, align_corners=True)
         found.append(sampled.view(items, height, width, -1))
