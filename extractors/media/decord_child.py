@@ -32,6 +32,7 @@ from extractors.media.gaps import least_gap
 HEADER = struct.Struct("<cQ")
 CHUNK_FRAMES = 32
 PARENT_CHECK_S = 1.0
+DISORDER = "decord's timestamps do not increase"
 
 
 class DistrustError(Exception):
@@ -124,7 +125,7 @@ def checked_ticks(spans: NDArray[np.float64], time_base: Fraction) -> tuple[list
     ticks = [round(second / time_base) for second in map(Fraction, starts.tolist())]
     gaps = np.diff(ticks)
     if (gaps <= 0).any():
-        raise DistrustError("decord's timestamps do not increase")
+        raise DistrustError(DISORDER)
     last = round(Fraction(float(ends[-1])) / time_base)
     usual = int(np.median(gaps)) if len(gaps) else 1
     if last - ticks[-1] < max(1, usual // 2):  # no duration for the last frame, or one of a tick

@@ -19,6 +19,7 @@ from pipeline.core.errors import EnvironmentFault
 
 VERSION_TIMEOUT_S = 30.0
 INPUT = "{input}"  # stands for the file in a command under construction
+PACKET_S = 0.01  # of sound: what is lost at most where ffmpeg begins anew, see `_onward`
 LOG_LEVEL = "repeat+level+info"
 PROTOCOLS = "file,pipe"  # a playlist dressed as a video must not make ffmpeg reach for the network
 
@@ -79,10 +80,15 @@ def ffmpeg_version(binary: str) -> str:
     return found[1] if found else ""
 
 
+def _is_older(binary: str, major: int, minor: int) -> bool:
+    """Whether ``binary`` is of an earlier version; one that has no number counts as the newest."""
+    found = re.match(r"n?(\d+)\.(\d+)", ffmpeg_version(binary))
+    return found is not None and (int(found[1]), int(found[2])) < (major, minor)
+
+
 def passthrough(binary: str) -> tuple[str, str]:
     """The option that keeps ``binary`` from adding or dropping frames after the filters."""
-    found = re.match(r"n?(\d+)\.(\d+)", ffmpeg_version(binary))
-    is_old = found is not None and (int(found[1]), int(found[2])) < (5, 1)
+    is_old = _is_older(binary, 5, 1)
     return ("-vsync", "0") if is_old else ("-fps_mode", "passthrough")
 
 
@@ -120,7 +126,7 @@ def picture_command(
         .filter("scale", *size, flags="bilinear")
     )
     option, value = passthrough(ffmpeg_binary())
-    options = {"format": "rawvideo", "pix_fmt": "rgb24", option[1:]: value}
+    options = {"format": "rawvideo", "pix_fmt": "rgb24", option[1:]: value, **_onward("v")}
     outputs = [frames.output("pipe:1", **options, **_stop(info))]
     return _compile(info, outputs + _companion(source, info.audio if info.discontinuous else None))
 
@@ -147,8 +153,9 @@ def sound_command(info: MediaInfo, *, sample_rate: int, threads: int) -> list[st
         source[str(info.audio.index)]
         .filter("asetpts", _announcing("print(T)*print(NB_SAMPLES/SR)"))
         .filter("aresample", sample_rate, rematrix_maxval=1, **follow, **KAISER_BEST)
+        .filter("asetnsamples", max(1, round(sample_rate * PACKET_S)), p=0)
     )
-    options = {"format": "f32le", "acodec": "pcm_f32le", "ac": 1, "ar": sample_rate}
+    options = {"format": "f32le", "acodec": "pcm_f32le", "ac": 1, "ar": sample_rate, **_onward("a")}
     outputs = [sound.output("pipe:1", **options, **_stop(info))]
     return _compile(info, outputs + _companion(source, info.video if info.discontinuous else None))
 
@@ -169,6 +176,24 @@ def _source(info: MediaInfo, threads: int, **others: object) -> ffmpeg.nodes.Inp
 def _announcing(values: str) -> str:
     """Timestamps as they are, by an expression that prints ``values`` on the way."""
     return f"if(gte({values},0),PTS,PTS)"
+
+
+def _onward(stream: str) -> dict[str, str]:
+    """The option that keeps the pipe on the container clock where a stream changes its form.
+
+    Where the number of channels, the rate or the size of the picture changes midway, in a broadcast
+    or by damage, ffmpeg builds its filters anew. These begin at second 0 again and put silence or
+    a repeated frame in front, which a pipe of raw data would get after all that came before. So
+    packets of seconds that have been written are dropped: ``ld(0)`` is the first timestamp that
+    has not. All packets but the last are of one length and begin at a multiple of it, so the pipe
+    goes on at the very sample.
+
+    Args:
+        stream: ``a`` or ``v``.
+    """
+    if _is_older(ffmpeg_binary(), 5, 0):  # there, the filter drops at random only
+        return {}
+    return {f"bsf:{stream}": "noise=amount=0:drop='if(lt(pts,ld(0)),1,0*st(0,pts+1))'"}
 
 
 def _stop(info: MediaInfo) -> dict[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CALM_GAP_S = 1.0  # without a complaint, less is a still picture or a pause
 DAMAGED_GAP_S = 0.1
@@ -32,8 +32,9 @@ class Gap:
     Attributes:
         start: End of the last frame before it.
         end: Start of the first frame after it.
-        damaged: The decoder complained of damage there. Else the file simply has nothing there:
-            a picture that stood still, sound that was switched off, or packets that were lost.
+        damaged: The decoder complained of damage there, or frames that belong there bear other
+            times. Else the file simply has nothing there: a picture that stood still, sound that
+            was switched off, or packets that were lost.
     """
 
     start: float
@@ -59,9 +60,12 @@ class GapFinder:
     Args:
         start: Second at which the stream begins.
         usual: Seconds that a frame lasts; None where each frame names its own (sound).
+        disorder: Whether it is known that frames bear times that are not theirs: then a gap is
+            where those belong that lie elsewhere.
     """
 
-    def __init__(self, *, start: float, usual: float | None) -> None:
+    def __init__(self, *, start: float, usual: float | None, disorder: bool = False) -> None:
+        self._disorder = disorder
         self._usual = usual
         self._end = start  # of the last frame
         self._pending: float | None = None  # start of a frame whose length comes next
@@ -126,6 +130,9 @@ class GapFinder:
             if math.isfinite(start) and math.isfinite(length):
                 damaged = self._count - self._complaint <= COMPLAINT_REACH
                 if start - self._end > least_gap(length, damaged=damaged):
-                    self._gaps.append(Gap(self._end, start, damaged))
+                    self._gaps.append(Gap(self._end, start, damaged or self._disorder))
+                elif self._gaps and start + length < self._gaps[-1].end:
+                    # It belongs into the gap, and the filters drop it: its time is over.
+                    self._gaps[-1] = replace(self._gaps[-1], damaged=True)
                 self._end = max(self._end, start + length)
             self._changed.notify_all()

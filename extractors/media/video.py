@@ -19,7 +19,12 @@ from extractors.interruption import POLL_S, check_interruption, interruption
 from extractors.media.blocks import FrameBlock, FrameSource
 from extractors.media.gaps import Gap
 from extractors.media.info import MediaInfo
-from extractors.media.video_decord import DecordFault, DecordFrames, decord_objection
+from extractors.media.video_decord import (
+    DecordFault,
+    DecordFrames,
+    DisorderFault,
+    decord_objection,
+)
 from extractors.media.video_ffmpeg import FfmpegFrames
 from extractors.windows import first_frame
 from pipeline.core.errors import MediaError, UsageError
@@ -110,6 +115,7 @@ class VideoReader:
         self._stall_timeout = stall_timeout
         self._threads = threads
         self._source: FrameSource | None = None
+        self._disorder = False  # frames are known to bear times that are not theirs
         self._earlier: tuple[Gap, ...] = ()  # of a reader that another one took over from
         self._stop = threading.Event()
         self._queue: queue.Queue[FrameBlock | BaseException | None] = queue.Queue(QUEUE_BLOCKS)
@@ -216,6 +222,7 @@ class VideoReader:
                         hint="use the reader auto or ffmpeg",
                     ) from fault
                 self.fallback_reason = str(fault)
+                self._disorder = isinstance(fault, DisorderFault)
             else:
                 return
         self.reader = "decord+ffmpeg" if upcoming > self.first else "ffmpeg"
@@ -242,8 +249,8 @@ class VideoReader:
             size=self._size,
             first=self.first,
             stall_timeout=DECORD_STALL_S if self._stall_timeout is None else self._stall_timeout,
-            # Where there is sound, it bears witness whether the recording went on.
-            gaps_are_faults=self._choice == "auto" and self._info.audio is None,
+            # decord tells nobody of the packets that it passed over to find its way again.
+            gaps_are_faults=self._choice == "auto",
         )
 
     def _open_ffmpeg(self, first: int) -> FrameSource:
@@ -252,6 +259,7 @@ class VideoReader:
             fps=self._fps,
             size=self._size,
             first=first,
+            disorder=self._disorder,
             stall_timeout=FFMPEG_STALL_S if self._stall_timeout is None else self._stall_timeout,
             threads=self._threads,
         )

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from extractors.media.blocks import FrameBlock, block_length
-from extractors.media.decord_child import HEADER
+from extractors.media.decord_child import DISORDER, HEADER
 from extractors.media.ffmpeg import time_limit
 from extractors.media.gaps import Gap
 from extractors.media.info import MediaInfo
@@ -53,6 +53,10 @@ def decord_objection(info: MediaInfo, size: tuple[int, int]) -> str:
     if float(video.rate) * video.duration * size[0] * size[1] * 3 > FRAME_BUDGET:
         return "the clip is larger than decord may hold"
     return ""
+
+
+class DisorderFault(DecordFault):
+    """Two frames of this file claim the same second."""
 
 
 class DecordFrames:
@@ -131,7 +135,8 @@ class DecordFrames:
                 (self.end,) = struct.unpack("<d", self._read(length))
                 return
             elif kind == b"X" and length <= LONGEST_REASON:
-                raise DecordFault(_readable(self._read(length).decode("utf-8", "replace")))
+                reason = _readable(self._read(length).decode("utf-8", "replace"))
+                raise (DisorderFault if reason == DISORDER else DecordFault)(reason)
             else:
                 raise DecordFault(f"decord's process sent an unknown message {kind!r}")
 

@@ -27,6 +27,7 @@ class FfmpegFrames:
         first: First sample wanted. Earlier ones are ffmpeg's repetitions of the first frame before
             the stream's start, or have been delivered by another reader.
         stall_timeout: Seconds without output before ffmpeg is killed.
+        disorder: Whether it is known that frames bear times that are not theirs.
         threads: Decoder threads; 0 lets ffmpeg choose.
 
     Raises:
@@ -42,6 +43,7 @@ class FfmpegFrames:
         size: tuple[int, int],
         first: int,
         stall_timeout: float,
+        disorder: bool = False,
         threads: int = 0,
     ) -> None:
         assert info.video is not None
@@ -52,7 +54,9 @@ class FfmpegFrames:
         self._size = size
         self._first = first
         command = picture_command(info, fps=fps, size=size, threads=threads)
-        self._finder = GapFinder(start=info.video.start, usual=float(1 / info.video.rate))
+        self._finder = GapFinder(
+            start=info.video.start, usual=float(1 / info.video.rate), disorder=disorder
+        )
         try:
             self._child = WatchedProcess(
                 command,

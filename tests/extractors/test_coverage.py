@@ -228,6 +228,57 @@ def test_a_long_gap_without_complaint_is_told_as_such() -> None:
     assert finder.gaps == (Gap(0.04, 2.0, damaged=False),)
 
 
+def test_a_gap_whose_frames_come_too_late_is_damage() -> None:
+    finder = GapFinder(start=0.0, usual=0.04)
+    tell(finder, 0.0, 2.0)
+    assert finder.gaps == (Gap(0.04, 2.0, damaged=False),)
+    tell(finder, 0.04, 0.08, 2.04)
+    assert finder.gaps == (Gap(0.04, 2.0, damaged=True),)
+
+
+def test_a_gap_in_a_file_without_order_is_damage_from_the_outset() -> None:
+    finder = GapFinder(start=0.0, usual=0.04, disorder=True)
+    tell(finder, 0.0, 0.5, 2.0)
+    assert finder.gaps == (Gap(0.54, 2.0, damaged=True),)
+
+
+def changing(folder: Path, *, size: str, channels: int) -> Path:
+    """A broadcast whose picture is of another size, or sound of more channels, from second 4 on."""
+    whole = folder / "changing.ts"
+    parts = []
+    for number, form in enumerate([("96x72", 1), (size, channels)]):
+        part = folder / f"part{number}.ts"
+        picture = ("-f", "lavfi", "-i", f"testsrc2=s=192x144:r=25:d=4,scale=s={form[0]}")
+        sound = ("-f", "lavfi", "-i", f"sine={440 + 440 * number}:d=4")
+        offset = ("-ac", str(form[1]), "-output_ts_offset", str(4 * number))
+        run_ffmpeg(*picture, *sound, *FAST, "-c:a", "aac", *offset, part)
+        parts.append(part.read_bytes())
+    whole.write_bytes(b"".join(parts))
+    return whole
+
+
+@pytest.mark.parametrize(("size", "channels"), [("128x96", 1), ("96x72", 2)])
+def test_a_stream_that_changes_its_form_stays_on_the_clock(
+    tmp_path: Path, size: str, channels: int
+) -> None:
+    """ffmpeg builds its filters anew then, and these begin at second 0 again."""
+    info = probe(changing(tmp_path, size=size, channels=channels))
+    with open_audio(info) as reader:
+        sound = np.concatenate(list(reader))
+    assert len(sound) / 16_000 == pytest.approx(8.0, abs=0.1)
+    assert np.abs(sound[: 7 * 16_000]).reshape(-1, 1600).max(axis=1).min() > 0.01  # no silence
+    for second, hertz in ((3.0, 440), (5.0, 880)):  # crossings of zero, upwards
+        piece = sound[int(second * 16_000) :][:8_000]
+        crossings = int(((piece[:-1] < 0) & (piece[1:] >= 0)).sum())
+        assert crossings == pytest.approx(hertz / 2, abs=2)
+    with open_video(info, fps=Fraction(16), size=(96, 72)) as video:
+        frames = np.concatenate([block.frames for block in video])
+    assert len(frames) / 16 == pytest.approx(8.0, abs=0.1)
+    # testsrc2 begins anew at second 4: the two halves show the same.
+    distance = np.abs(frames[64:120].astype(float) - frames[:56]).mean(axis=(1, 2, 3))
+    assert np.median(distance) < 10
+
+
 def test_frames_of_sound_tell_their_own_length() -> None:
     finder = GapFinder(start=1.0, usual=None)
     tell(finder, 1.0, 0.5, 1.5, 0.5, 4.0, 0.5)

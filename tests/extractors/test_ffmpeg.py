@@ -77,6 +77,17 @@ def test_each_version_is_asked_in_its_own_words(monkeypatch, version: str, optio
     assert passthrough("ffmpeg")[0] == option
 
 
+@pytest.mark.parametrize(("version", "knows"), [("4.4.2", False), ("5.0", True), ("n9.0", True)])
+def test_old_versions_are_not_asked_to_drop_by_time(
+    zoo: Zoo, monkeypatch, version: str, knows: bool
+) -> None:
+    info = describe(zoo, "constant.mp4")
+    monkeypatch.setattr(module, "ffmpeg_version", lambda _: version)
+    sound = module.sound_command(info, sample_rate=16_000, threads=0)
+    picture = module.picture_command(info, fps=Fraction(16), size=(64, 48), threads=0)
+    assert ("-bsf:a" in sound, "-bsf:v" in picture) == (knows, knows)
+
+
 def describe(zoo: Zoo, name: str) -> MediaInfo:
     return probe(zoo[name].path)
 
