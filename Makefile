@@ -11,7 +11,7 @@ check:  ## style, formatting and types
 test:  ## the whole suite; needs no network and no system package
 	$(PYTHON) -m pytest -n 2
 
-torture:  ## 448 damaged files and 50 rounds of killed processes; a quarter of an hour on 2 cores
+torture:  ## 448 damaged files and 50 rounds of killed processes; 8 minutes on 2 idle cores
 	TORTURE=full $(PYTHON) -m pytest -n 2 tests/torture
 
 bench:  ## speed and memory on this machine, over a video that it makes itself
