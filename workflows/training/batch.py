@@ -6,7 +6,7 @@ Shapes: B videos, T steps, N events.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,16 @@ class Sample:
     def steps(self) -> int:
         """T."""
         return len(self.vision_mask)
+
+    def streams_at(self, steps: slice) -> Sample:
+        """Both streams at some steps only; segments and labels stay as they are."""
+        return replace(
+            self,
+            vision=self.vision[:, steps],
+            audio=self.audio[:, steps],
+            vision_mask=self.vision_mask[steps],
+            audio_mask=self.audio_mask[steps],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,16 +289,11 @@ def random_crop(
         middle = float(event.mean()) + (generator.random() - 0.5) * length / 2
         start = int(min(max(middle - length / 2, 0), steps - length))
         inside, kept = _remains(sample.segments, start, length, keep)
-    piece = slice(start, start + length)
-    return Sample(
-        sample.id,
-        sample.vision[:, piece],
-        sample.audio[:, piece],
-        sample.vision_mask[piece],
-        sample.audio_mask[piece],
-        inside[kept] - start,
-        sample.labels[kept],
-        sample.doubt and sample.doubt.cut(start, length, kept),
+    return replace(
+        sample.streams_at(slice(start, start + length)),
+        segments=inside[kept] - start,
+        labels=sample.labels[kept],
+        doubt=sample.doubt and sample.doubt.cut(start, length, kept),
     )
 
 

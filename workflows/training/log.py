@@ -10,7 +10,6 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from model.perception import DynamicPerception
 from model.windows import ChosenWindows, watch_windows
 from pipeline.core.atomic import write_text
 from pipeline.core.errors import ConfigError, EnvironmentFault
-from workflows.training.batch import Sample, collate
+from workflows.training.batch import collate
 from workflows.training.dataset import SplitDataset
 
 LOG_COLUMNS = (
@@ -95,7 +94,9 @@ def window_columns(model: Network, data: SplitDataset, *, device: torch.device) 
         return {}
     if not any(isinstance(part, DynamicPerception) for part in model.pyramid.modules()):
         return {}
-    samples = [_beginning(data.sample(id), model.max_seq_len) for id in data.ids[:PROBE_VIDEOS]]
+    samples = [
+        data.sample(id).streams_at(slice(model.max_seq_len)) for id in data.ids[:PROBE_VIDEOS]
+    ]
     batch = collate(samples).to(device)
     with watch_windows(model.pyramid) as found:
         model(batch.vision, batch.audio, batch.vision_mask, batch.audio_mask)
@@ -107,17 +108,6 @@ def window_columns(model: Network, data: SplitDataset, *, device: torch.device) 
         row[f"window_offset_{level + 1}"] = float(offsets.abs().mean())
         row[f"window_backwards_{level + 1}"] = float((sizes < 0).float().mean())
     return {name: value for name, value in row.items() if math.isfinite(value)}
-
-
-def _beginning(sample: Sample, steps: int) -> Sample:
-    """The first steps of a video, however long it is."""
-    return replace(
-        sample,
-        vision=sample.vision[:, :steps],
-        audio=sample.audio[:, :steps],
-        vision_mask=sample.vision_mask[:steps],
-        audio_mask=sample.audio_mask[:steps],
-    )
 
 
 def _values(chosen: Sequence[ChosenWindows], name: str) -> Tensor:

@@ -90,11 +90,4 @@ class WeakDataset(SplitDataset):
         low, high = (max(1, round(bound * steps)) for bound in share)
         length = min(max_steps, generator.randint(low, high))
         start = generator.randint(0, steps - length)
-        piece = slice(start, start + length)
-        return replace(
-            sample,
-            vision=sample.vision[:, piece],
-            audio=sample.audio[:, piece],
-            vision_mask=sample.vision_mask[piece],
-            audio_mask=sample.audio_mask[piece],
-        )
+        return sample.streams_at(slice(start, start + length))
