@@ -1,7 +1,8 @@
 PYTHON ?= python
 GPU_JSON ?= build/gpu-backbones.json
+MEDIA_TESTS = $(addprefix tests/extractors/test_,audio.py clock.py coverage.py ffmpeg.py jumps.py stream.py video.py)
 
-.PHONY: check test torture bench gpu-check docker-check
+.PHONY: check test torture bench ffmpeg-check gpu-check docker-check
 
 check:  ## style, formatting and types
 	$(PYTHON) -m ruff check .
@@ -23,6 +24,11 @@ bench:  ## speed and memory on this machine, over a video that it makes itself
 	$(PYTHON) -m pipeline bench loading
 	$(PYTHON) -m pipeline bench plan
 	$(PYTHON) tests/benchmarks/per_window_loop.py
+
+ffmpeg-check:  ## the media tests with other ffmpegs: make ffmpeg-check FFMPEGS="FOLDER..." , each holding a program ffmpeg
+	for folder in $(FFMPEGS); do \
+		PATH="$$folder:$$PATH" $(PYTHON) -m pytest -n 2 $(MEDIA_TESTS) || exit 1; \
+	done
 
 docker-check:  ## the steps of docker/cpu.Dockerfile in a clean Debian root; needs root, debootstrap and a mirror
 	docker/check.sh docker/cpu.Dockerfile

@@ -32,6 +32,7 @@ from extractors.lanes import ClipLane, FrameLane, Lane, SoundLane
 from extractors.media.audio import open_audio
 from extractors.media.blocks import OpenPicture, OpenSound
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
+from extractors.media.jumps import read_clock
 from extractors.media.probe import probe
 from extractors.media.video import ReaderChoice, open_video
 from extractors.spec import MODALITIES, Backbone, Modality
@@ -257,7 +258,8 @@ class FeatureStream:
             )
             for modality in lanes
         }
-        complete = all(check.complete for check in checks.values())
+        doubts = self._doubts()
+        complete = not doubts and all(check.complete for check in checks.values())
         duration = max(ends.values())
         if self._info.duration is not None and not self._overruns(lanes):
             duration = self._info.duration if complete else min(duration, self._info.duration)
@@ -267,8 +269,14 @@ class FeatureStream:
             coverage={modality: check.coverage for modality, check in checks.items()},
             readers={modality: lane.reader for modality, lane in lanes.items() if lane.reader},
             status="done" if complete else "partial",
-            notes=self._notes(lanes, ends, checks),
+            notes=self._notes(lanes, ends, checks) + doubts,
         )
+
+    def _doubts(self) -> tuple[str, ...]:
+        """What is wrong with the file as a whole, whatever was decoded of it."""
+        broken_off = self._info.broken_off
+        told = f"the file was broken off: {broken_off}" if broken_off else ""
+        return tuple(filter(None, (read_clock(self._info).doubt, told)))
 
     def _stream(self, modality: Modality) -> VideoStream | AudioStream:
         stream = self._info.video if modality == "vision" else self._info.audio

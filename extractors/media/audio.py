@@ -8,9 +8,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors.media.ffmpeg import sound_command
+from extractors.media.ffmpeg import ffmpeg_environment, silent_fault, sound_command
 from extractors.media.gaps import Gap, GapFinder
 from extractors.media.info import MediaInfo
+from extractors.media.jumps import read_clock
 from extractors.media.limits import decoder_memory
 from extractors.media.process import StalledError, WatchedProcess
 from pipeline.core.errors import EnvironmentFault, MediaError
@@ -41,7 +42,8 @@ def open_audio(
     """
     if info.audio is None:
         raise MediaError(info.path, "has no sound stream")
-    command = sound_command(info, sample_rate=sample_rate, threads=threads)
+    step = read_clock(info).step
+    command = sound_command(info, sample_rate=sample_rate, threads=threads, step=step)
     return AudioReader(info, command, sample_rate=sample_rate, stall_timeout=stall_timeout)
 
 
@@ -70,6 +72,7 @@ class AudioReader:
             self._child = WatchedProcess(
                 command,
                 stall_timeout=stall_timeout,
+                environment=ffmpeg_environment(),
                 memory=decoder_memory(info),
                 on_line=self._finder.take,
             )
@@ -127,6 +130,8 @@ class AudioReader:
         if total == 0 and status != 0:
             reason = self._child.last_words
             raise MediaError(self._info.path, f"no sound can be decoded: ffmpeg: {reason}")
+        if total and not self._finder.has_heard:
+            raise silent_fault()
 
     def _fill(self, samples: NDArray[np.float32], total: int) -> int:
         try:

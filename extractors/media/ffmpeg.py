@@ -21,6 +21,7 @@ VERSION_TIMEOUT_S = 30.0
 INPUT = "{input}"  # stands for the file in a command under construction
 PACKET_S = 0.01  # of sound: what is lost at most where ffmpeg begins anew, see `_onward`
 LOG_LEVEL = "repeat+level+info"
+BELIEVED_STEP_S = 9.0  # less than the 10 s from which on ffmpeg does not believe a timestamp
 PROTOCOLS = "file,pipe"  # a playlist dressed as a video must not make ffmpeg reach for the network
 
 
@@ -31,21 +32,28 @@ def media_url(path: str | os.PathLike[str]) -> str:
 
 @functools.cache
 def ffmpeg_binary() -> str:
-    """Path of a working ffmpeg: the one on the PATH, else the one of the imageio-ffmpeg wheel.
+    """Path of an ffmpeg that can be trusted: the one on the PATH, else that of imageio-ffmpeg.
+
+    Versions up to 4.4 are passed over: where a stream changes its form midway they lose the clock,
+    see `_onward`.
 
     Raises:
-        EnvironmentFault: There is none, or none that starts.
+        EnvironmentFault: There is none, none that starts, or only such old ones.
     """
-    tried = []
+    faults = []
     for candidate in (shutil.which("ffmpeg"), _bundled_binary()):
         if candidate is None:
             continue
-        if ffmpeg_version(candidate):
+        version = ffmpeg_version(candidate)
+        if version and _drops_by_time(candidate):
             return candidate
-        tried.append(candidate)
-    found = f"does not start: {', '.join(tried)}" if tried else "is neither on the PATH nor bundled"
+        faults.append(
+            f"{candidate} is of version {version}, and 5.0 is needed at least"
+            if version
+            else f"{candidate} does not start"
+        )
     raise EnvironmentFault(
-        f"the program ffmpeg {found}",
+        f"no ffmpeg can be used: {'; '.join(faults) or 'none is on the PATH, none bundled'}",
         hint="install ffmpeg with your system's package manager, or: pip install imageio-ffmpeg",
     )
 
@@ -59,6 +67,15 @@ def _bundled_binary() -> str | None:
         return None
 
 
+def ffmpeg_environment() -> dict[str, str]:
+    """The environment in which ffmpeg is to run.
+
+    Statically linked ones load the system's tables of characters to read the name of a station in
+    MPEG-TS, and crash where those are of another C library: they are told that there are none.
+    """
+    return {**os.environ, "GCONV_PATH": os.devnull}
+
+
 @functools.cache
 def ffmpeg_version(binary: str) -> str:
     """Version that ``binary`` gives itself, such as ``5.1.9`` or ``n9.0.2-17-g2a571b6068``.
@@ -66,9 +83,25 @@ def ffmpeg_version(binary: str) -> str:
     Returns:
         The version, or "" when the program does not start.
     """
+    found = re.match(r"ffmpeg version (\S+)", _answer(binary, "-version"))
+    return found[1] if found else ""
+
+
+@functools.cache
+def _drops_by_time(binary: str) -> bool:
+    """Whether the bitstream filter that `_onward` needs takes an expression there.
+
+    Asked of the program itself, as development builds have no number: 4.1, 4.2.2 and 4.4 drop at
+    random only; 5.1.9, 6.0, 7.0.2, 7.1, 8.0 and 9.0.2 know the option.
+    """
+    return re.search(r"^ *-drop\s", _answer(binary, "-h", "bsf=noise"), re.MULTILINE) is not None
+
+
+def _answer(binary: str, *arguments: str) -> str:
+    """What a program says to a question; "" where it does not start, or fails."""
     try:
-        answer = subprocess.run(
-            [binary, "-version"],
+        done = subprocess.run(
+            [binary, *arguments],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=VERSION_TIMEOUT_S,
@@ -76,8 +109,7 @@ def ffmpeg_version(binary: str) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    found = re.match(r"ffmpeg version (\S+)", answer.stdout.decode("utf-8", "replace"))
-    return found[1] if found else ""
+    return done.stdout.decode("utf-8", "replace")
 
 
 def _is_older(binary: str, major: int, minor: int) -> bool:
@@ -92,6 +124,16 @@ def passthrough(binary: str) -> tuple[str, str]:
     return ("-vsync", "0") if is_old else ("-fps_mode", "passthrough")
 
 
+def silent_fault() -> EnvironmentFault:
+    """The error for an ffmpeg that does not print the seconds of its frames as it was asked to."""
+    binary = ffmpeg_binary()
+    return EnvironmentFault(
+        f"{binary} of version {ffmpeg_version(binary)} does not tell the times of its frames, "
+        "so that holes in a file would not be seen",
+        hint="take it from the PATH: the ffmpeg of imageio-ffmpeg is used then",
+    )
+
+
 def time_limit(info: MediaInfo) -> float | None:
     """Second at which to stop decoding whatever comes; None where the file promises no end.
 
@@ -102,7 +144,12 @@ def time_limit(info: MediaInfo) -> float | None:
 
 
 def picture_command(
-    info: MediaInfo, *, fps: Fraction, size: tuple[int, int], threads: int
+    info: MediaInfo,
+    *,
+    fps: Fraction,
+    size: tuple[int, int],
+    threads: int,
+    step: float | None = None,
 ) -> list[str]:
     """Command that writes raw rgb24 frames on the grid j / ``fps`` from second 0 on.
 
@@ -116,22 +163,26 @@ def picture_command(
         fps: Samples per second.
         size: Width and height to scale to.
         threads: Decoder threads; 0 lets ffmpeg choose.
+        step: See `extractors.media.jumps.Clock`.
     """
     assert info.video is not None
     source = _source(info, threads, max_pixels=MAX_PIXELS)
     frames = (
         source[str(info.video.index)]
-        .filter("setpts", _announcing("print(T)"))
+        .filter(*_announcing("", "print({t})"))
         .filter("fps", f"{fps.numerator}/{fps.denominator}", round="up", start_time=0)
         .filter("scale", *size, flags="bilinear")
     )
     option, value = passthrough(ffmpeg_binary())
     options = {"format": "rawvideo", "pix_fmt": "rgb24", option[1:]: value, **_onward("v")}
     outputs = [frames.output("pipe:1", **options, **_stop(info))]
-    return _compile(info, outputs + _companion(source, info.audio if info.discontinuous else None))
+    outputs += _companion(source, info.audio if info.discontinuous else None)
+    return _compile(info, outputs, step)
 
 
-def sound_command(info: MediaInfo, *, sample_rate: int, threads: int) -> list[str]:
+def sound_command(
+    info: MediaInfo, *, sample_rate: int, threads: int, step: float | None = None
+) -> list[str]:
     """Command that writes mono float32 samples, sample n being second n / ``sample_rate``.
 
     ``aresample`` follows the timestamps: ``first_pts=0`` pads or trims the front, ``async=1`` with
@@ -145,19 +196,41 @@ def sound_command(info: MediaInfo, *, sample_rate: int, threads: int) -> list[st
         info: The file; it has an audio stream.
         sample_rate: Samples per second.
         threads: Decoder threads; 0 lets ffmpeg choose.
+        step: See `extractors.media.jumps.Clock`.
     """
     assert info.audio is not None
     source = _source(info, threads)
     follow = {"async": 1, "min_hard_comp": 0.01, "first_pts": 0}
     sound = (
         source[str(info.audio.index)]
-        .filter("asetpts", _announcing("print(T)*print(NB_SAMPLES/SR)"))
+        .filter(*_announcing("a", "print({t})*print({n}/{rate})"))
         .filter("aresample", sample_rate, rematrix_maxval=1, **follow, **KAISER_BEST)
         .filter("asetnsamples", max(1, round(sample_rate * PACKET_S)), p=0)
     )
     options = {"format": "f32le", "acodec": "pcm_f32le", "ac": 1, "ar": sample_rate, **_onward("a")}
     outputs = [sound.output("pipe:1", **options, **_stop(info))]
-    return _compile(info, outputs + _companion(source, info.video if info.discontinuous else None))
+    outputs += _companion(source, info.video if info.discontinuous else None)
+    return _compile(info, outputs, step)
+
+
+def steps_command(info: MediaInfo) -> list[str]:
+    """Command that prints where the timestamps of a stream step by more than `BELIEVED_STEP_S`.
+
+    For each such place four numbers, each on a line of standard error: the stream, the packet's
+    number, the timestamp before it and its own in seconds. No packet goes further than to the
+    bitstream filter that prints; ``ld(0)`` is the timestamp before, ``ld(1)`` whether there is one.
+    """
+    source = ffmpeg.input(INPUT, protocol_whitelist=PROTOCOLS, copyts=None)
+    streams = {"v": info.video, "a": info.audio}
+    known = {letter: stream.index for letter, stream in streams.items() if stream is not None}
+    far = f"ld(1)*gt(abs(dts-ld(0))*tb,{BELIEVED_STEP_S})"
+    filters = {}
+    for letter, index in known.items():
+        tell = f"print({index})*print(n)*print(ld(0)*tb)*print(dts*tb)"
+        look = f"if(eq(dts,nopts),0,if({far},{tell},0)+st(0,dts)+st(1,1))"
+        filters[f"bsf:{letter}"] = f"noise=amount=0:drop='1+0*{look}'"
+    chosen = [source[str(index)] for index in known.values()]
+    return _compile(info, [ffmpeg.output(*chosen, "-", format="null", codec="copy", **filters)])
 
 
 def _source(info: MediaInfo, threads: int, **others: object) -> ffmpeg.nodes.InputNode:
@@ -173,9 +246,23 @@ def _source(info: MediaInfo, threads: int, **others: object) -> ffmpeg.nodes.Inp
     return ffmpeg.input(INPUT, protocol_whitelist=PROTOCOLS, **options)
 
 
-def _announcing(values: str) -> str:
-    """Timestamps as they are, by an expression that prints ``values`` on the way."""
-    return f"if(gte({values},0),PTS,PTS)"
+def _announcing(kind: str, values: str) -> tuple[str, str]:
+    """A filter that lets frames pass as they are and prints ``values`` of each.
+
+    ``setpts`` evaluates its expression once more when there are no more frames, from 5.1 to 6.0
+    for a second in wrong units. ``select`` does not, but in 8.0 the one for sound evaluates
+    nothing at all. So each is taken where it has proved right.
+
+    Args:
+        kind: "" for pictures, "a" for sound.
+        values: Expression in which ``{t}``, ``{n}`` and ``{rate}`` stand for the frame's second,
+            its samples, and how many there are in a second.
+    """
+    if _is_older(ffmpeg_binary(), 8, 0):
+        found = values.format(t="t", n="samples_n", rate="sample_rate")
+        return f"{kind}select", f"if(gte({found},0),1,1)"
+    found = values.format(t="T", n="NB_SAMPLES", rate="SR")
+    return f"{kind}setpts", f"if(gte({found},0),PTS,PTS)"
 
 
 def _onward(stream: str) -> dict[str, str]:
@@ -191,8 +278,6 @@ def _onward(stream: str) -> dict[str, str]:
     Args:
         stream: ``a`` or ``v``.
     """
-    if _is_older(ffmpeg_binary(), 5, 0):  # there, the filter drops at random only
-        return {}
     return {f"bsf:{stream}": "noise=amount=0:drop='if(lt(pts,ld(0)),1,0*st(0,pts+1))'"}
 
 
@@ -215,8 +300,12 @@ def _companion(
     return [source[str(stream.index)].output("-", format="null", codec="copy")]
 
 
-def _compile(info: MediaInfo, outputs: list[ffmpeg.nodes.OutputStream]) -> list[str]:
+def _compile(
+    info: MediaInfo, outputs: list[ffmpeg.nodes.OutputStream], step: float | None = None
+) -> list[str]:
     node = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
+    if step is not None:
+        node = node.global_args("-dts_delta_threshold", f"{step:.3f}")
     # Printed values are of the level info. Equal lines must not be counted instead of written.
     node = node.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", LOG_LEVEL)
     command: list[str] = ffmpeg.compile(node, cmd=ffmpeg_binary())

@@ -19,7 +19,8 @@ DAMAGED_GAP_S = 0.1
 COMPLAINT_REACH = 64
 PATIENCE_S = 10.0  # for lines that are already in the pipe
 
-_NUMBER = re.compile(r"^\[Eval @ [^\]]*\] (?:\[info\] )?(-?[\d.]+|-?nan|-?inf)\s*$")
+# Only from version 8.0 on does ffmpeg say who prints.
+_NUMBER = re.compile(r"^(?:\[Eval @ [^\]]*\] )?(?:\[info\] )?(-?[\d.]+|-?nan|-?inf)\s*$")
 _LEVEL = re.compile(r"\[(?:error|fatal|panic|warning|info)\] ")
 _COMPLAINT = re.compile(r"\[(?:error|fatal|panic)\] |corrupt")
 _NO_DAMAGE = re.compile(r"non.monoton")  # of muxers, about timestamps that are as they are
@@ -52,6 +53,12 @@ def least_gap(usual: float, *, damaged: bool) -> float:
     return max(DAMAGED_GAP_S, 2.5 * usual) if damaged else max(CALM_GAP_S, 5 * usual)
 
 
+def printed_number(line: str) -> float | None:
+    """The number that an expression of ffmpeg printed; None where a line is another one."""
+    found = _NUMBER.match(line)
+    return None if found is None else float(found[1])
+
+
 class GapFinder:
     """Reads the lines of one ffmpeg: seconds of frames, and complaints.
 
@@ -81,6 +88,11 @@ class GapFinder:
         with self._changed:
             return tuple(self._gaps)
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether any frame has named its second: else nothing is known of gaps."""
+        return self._count > 0
+
     def take(self, line: str) -> str:
         """Read one line.
 
@@ -88,9 +100,9 @@ class GapFinder:
             The line without its level where it is a complaint, for the words that a user may be
             told; "" where it is of no further interest.
         """
-        found = _NUMBER.match(line)
-        if found:
-            self._number(float(found[1]))
+        number = printed_number(line)
+        if number is not None:
+            self._number(number)
             return ""
         if _COMPLAINT.search(line) and not _NO_DAMAGE.search(line):
             self._complaint = self._count

@@ -88,6 +88,8 @@ class MediaInfo:
         video: The picture stream, None where there is none. Cover art is none.
         audio: The sound stream, None where there is none.
         discontinuous: The format allows timestamps to jump (MPEG-TS, MPEG-PS, Ogg).
+        broken_off: What shows that the end of the file is missing though nothing promises a length
+            (MPEG-TS, Ogg); "" where nothing does.
     """
 
     path: Path
@@ -98,3 +100,4 @@ class MediaInfo:
     video: VideoStream | None
     audio: AudioStream | None
     discontinuous: bool = False
+    broken_off: str = ""

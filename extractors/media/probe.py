@@ -28,6 +28,7 @@ from extractors.media.lengths import (
     scan_ends,
 )
 from extractors.media.limits import MAX_PIXELS
+from extractors.media.tails import tail_fault
 from extractors.windows import CLOCK_RESOLUTION_S
 from pipeline.core.errors import MediaError
 
@@ -143,6 +144,7 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
         video=video and _video_stream(container, video, zero, ends[video.index], count == 1),
         audio=audio and _audio_stream(audio, zero, ends[audio.index]),
         discontinuous=discontinuous,
+        broken_off=tail_fault(path, name),
     )
 
 

@@ -19,6 +19,7 @@ from extractors.interruption import POLL_S, check_interruption, interruption
 from extractors.media.blocks import FrameBlock, FrameSource
 from extractors.media.gaps import Gap
 from extractors.media.info import MediaInfo
+from extractors.media.jumps import read_clock
 from extractors.media.video_decord import (
     DecordFault,
     DecordFrames,
@@ -68,6 +69,7 @@ def open_video(
         raise UsageError(f"unknown video reader {reader!r}", hint="use auto, decord or ffmpeg")
     if min(size) < 1 or fps <= 0:
         raise UsageError(f"frames of {size[0]}x{size[1]} at {fps} per second cannot be read")
+    read_clock(info)  # remembered; in the thread that decodes, nobody could end it
     return VideoReader(
         info,
         fps=Fraction(fps),

@@ -9,9 +9,10 @@ from fractions import Fraction
 import numpy as np
 
 from extractors.media.blocks import FrameBlock, block_length
-from extractors.media.ffmpeg import picture_command
+from extractors.media.ffmpeg import ffmpeg_environment, picture_command, silent_fault
 from extractors.media.gaps import Gap, GapFinder
 from extractors.media.info import MediaInfo
+from extractors.media.jumps import read_clock
 from extractors.media.limits import decoder_memory
 from extractors.media.process import StalledError, WatchedProcess
 from pipeline.core.errors import EnvironmentFault, MediaError
@@ -53,7 +54,8 @@ class FfmpegFrames:
         self._fps = fps
         self._size = size
         self._first = first
-        command = picture_command(info, fps=fps, size=size, threads=threads)
+        step = read_clock(info).step
+        command = picture_command(info, fps=fps, size=size, threads=threads, step=step)
         self._finder = GapFinder(
             start=info.video.start, usual=float(1 / info.video.rate), disorder=disorder
         )
@@ -61,6 +63,7 @@ class FfmpegFrames:
             self._child = WatchedProcess(
                 command,
                 stall_timeout=stall_timeout,
+                environment=ffmpeg_environment(),
                 memory=decoder_memory(info),
                 on_line=self._finder.take,
             )
@@ -115,6 +118,8 @@ class FfmpegFrames:
         if total == 0 and status != 0:
             reason = self._child.last_words
             raise MediaError(self._info.path, f"no picture can be decoded: ffmpeg: {reason}")
+        if total and not self._finder.has_heard:
+            raise silent_fault()
 
     def _fill(self, frames: np.ndarray, total: int) -> int:
         """Number of whole frames read."""

@@ -205,9 +205,17 @@ def test_a_reader_of_whole_sound_knows_no_gaps(zoo: Zoo) -> None:
         assert reader.gaps == ()
 
 
-def tell(finder: GapFinder, *lines: object) -> None:
+def tell(finder: GapFinder, *lines: object, form: str = "[Eval @ 0x7f] [info] {:f}") -> None:
     for line in lines:
-        finder.take(f"[Eval @ 0x7f] [info] {line:f}" if isinstance(line, float) else str(line))
+        finder.take(form.format(line) if isinstance(line, float) else str(line))
+
+
+@pytest.mark.parametrize("form", ["[Eval @ 0x7f] [info] {:f}", "[info] {:f}"])
+def test_seconds_are_read_as_every_version_prints_them(form: str) -> None:
+    """The longer form is that of ffmpeg 8.0 on, the shorter one that of 5.1 to 7.1."""
+    finder = GapFinder(start=0.0, usual=0.04)
+    tell(finder, 0.0, 0.04, "[info] frame=  125 fps=0.0 q=-0.0 time=00:00:05.03", 2.0, form=form)
+    assert finder.gaps == (Gap(pytest.approx(0.08), 2.0, damaged=False),)
 
 
 def test_a_gap_next_to_a_complaint_is_damage() -> None:
