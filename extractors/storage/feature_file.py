@@ -88,7 +88,7 @@ class FeatureFile:
             KeyError: The video is not in this file.
             StoreError: The header is damaged.
         """
-        mapped, names = self.tensors.map(), self._names(id)
+        mapped, names = self.tensors.map(), self.array_names(id)
         try:
             return {name[len(id) + 1 :]: self.tensors.array(name, mapped) for name in names}
         except FormatFault as error:
@@ -103,7 +103,9 @@ class FeatureFile:
             UnreadableError: The disk did not give out its arrays.
         """
         try:
-            hashed = {name[len(id) + 1 :]: self._hashed(name) for name in self._names(id)}
+            names = self.array_names(id)
+            with self.path.open("rb") as handle:
+                hashed = {name[len(id) + 1 :]: self._hashed(handle, name) for name in names}
         except FormatFault as error:
             raise StoreError(f"{self.path} is damaged: {error}", hint=REPAIR_HINT) from error
         except FileNotFoundError:
@@ -112,35 +114,29 @@ class FeatureFile:
             raise unreadable(self.path, error) from error
         return hash_arrays(hashed) == self.record(id).sha256
 
-    def _hashed(self, name: str) -> tuple[str, tuple[int, ...], str]:
+    def _hashed(self, handle: BinaryIO, name: str) -> tuple[str, tuple[int, ...], str]:
         """Type, shape and hash of one array.
 
         It is read and not mapped: a mapped page that the disk does not give out ends the process.
         """
         place, sha = self.tensors.place(name), hashlib.sha256()
-        with self.path.open("rb") as handle:
-            handle.seek(place.begin)
-            left = place.end - place.begin
-            while left and (chunk := handle.read(min(left, COPY_BYTES))):
-                sha.update(chunk)
-                left -= len(chunk)
+        handle.seek(place.begin)
+        left = place.end - place.begin
+        while left and (chunk := handle.read(min(left, COPY_BYTES))):
+            sha.update(chunk)
+            left -= len(chunk)
         return place.dtype.str, place.shape, sha.hexdigest()
 
-    def _names(self, id: str) -> list[str]:
-        """Names in the file of a video's arrays."""
+    def array_names(self, id: str) -> list[str]:
+        """Names in the file of a video's arrays.
+
+        Raises:
+            KeyError: The video is not in this file.
+        """
         names = [f"{id}/{array}" for array in ARRAY_TYPES if f"{id}/{array}" in self.tensors.fields]
         if not names:
             raise KeyError(id)
         return names
-
-    def _pieces(self, name: str) -> Iterator[memoryview]:
-        yield from pieces(self.tensors.array(name, self.tensors.map()))
-
-    def sources(self, id: str) -> Iterator[TensorSource]:
-        """The arrays of a video, to be written to another file; each is mapped when it is read."""
-        for name in self._names(id):
-            place = self.tensors.place(name)
-            yield TensorSource(name, place.dtype.str, place.shape, self._pieces(name))
 
 
 def read_feature_file(path: Path, *, digest: str) -> FeatureFile:

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
+from extractors.storage.copying import ChangedError, copied
 from extractors.storage.feature_file import (
     FeatureFile,
     UnreadableError,
@@ -27,6 +28,7 @@ from pipeline.core.errors import StoreError
 Step = TypeVar("Step")
 
 SHARD_BYTES = 256 << 20
+KEPT_HEADERS = 16_384  # of small files, some 4 kB each; of more of them, headers are read twice
 SHARDS_AT_ONCE = 16  # the index, which holds all videos, is written once for so many
 SHARD_VIDEOS = 256  # a shard's header is read as a whole: this keeps it at some 300 kB
 
@@ -49,20 +51,21 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loose:
-    """A video that is to be packed: its small file and the size of that."""
-
-    id: str
-    path: Path
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Item:
     """One video in one file."""
 
     file: FeatureFile
     record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class _Loose:
+    """A video that is to be packed: its small file, the size of that, and its header if kept."""
+
+    id: str
+    path: Path
+    size: int
+    item: _Item | None
 
 
 def pack_videos(store: StoreView, *, min_videos: int, go_on: Callable[[], bool]) -> int:
@@ -75,7 +78,8 @@ def pack_videos(store: StoreView, *, min_videos: int, go_on: Callable[[], bool])
     paths = store.loose_paths()
     if len(paths) < max(1, min_videos):
         return 0
-    fresh, packed = [], 0
+    fresh: list[_Loose] = []
+    packed = 0
     for item in _items(store, paths):
         shelf = store.index.get(item.record.id)
         # Packed already by a run that was killed before it removed the small file.
@@ -83,7 +87,8 @@ def pack_videos(store: StoreView, *, min_videos: int, go_on: Callable[[], bool])
             _remove(store, item)
             packed += 1
         else:
-            fresh.append(_Loose(item.record.id, item.file.path, item.file.tensors.size))
+            kept = item if len(fresh) < KEPT_HEADERS else None
+            fresh.append(_Loose(item.record.id, item.file.path, item.file.tensors.size, kept))
     groups = _groups(sorted(fresh, key=lambda loose: loose.id))
     with suppress(_StoppedError):
         while batch := list(islice(groups, SHARDS_AT_ONCE)):
@@ -95,31 +100,12 @@ class _StoppedError(Exception):
     """Packing was asked to stop."""
 
 
-class _ReplacedError(Exception):
-    """A small file was replaced while it was packed."""
-
-
 def _asking(go_on: Callable[[], bool], steps: Iterable[Step]) -> Iterator[Step]:
     """The same steps, as long as the answer is yes."""
     for step in steps:
         if not go_on():
             raise _StoppedError
         yield step
-
-
-def _unchanged(store: StoreView, shards: Iterable[Sequence[_Item]]) -> Iterator[Sequence[_Item]]:
-    """The same shards; when all are written, an error where a video is another one now.
-
-    A file is read by its name, more than once, and writers put new files in the place of old ones.
-    Revisions only grow, so a record that is still the same was the same all the time.
-    """
-    seen = []
-    for items in shards:
-        yield items
-        seen.append(items)
-    for item in chain.from_iterable(seen):
-        if not _is_in_place(store, item):
-            raise _ReplacedError
 
 
 def _is_in_place(store: StoreView, item: _Item) -> bool:
@@ -134,15 +120,31 @@ def _is_in_place(store: StoreView, item: _Item) -> bool:
 
 
 def _shelve(store: StoreView, groups: Sequence[Sequence[_Loose]], go_on: Callable[[], bool]) -> int:
-    """Put some groups of videos into a shard each; return the number of videos."""
-    shelves = [
-        list(_whole(store, [loose.path for loose in group])) for group in _asking(go_on, groups)
-    ]
-    written = _unchanged(store, _asking(go_on, filter(None, reversed(shelves))))
+    """Put some groups of videos into a shard each; return the number of videos.
+
+    Arrays are compared with their hashes while they are copied, so that each file is read once.
+    Only where one of them does not agree, because it is damaged or a writer has put another file in
+    its place, all are looked at first.
+    """
     try:
-        _write_shards(store, written)
-    except _ReplacedError:
-        return _shelve(store, groups, go_on)
+        return _put(store, groups, go_on, _known)
+    except ChangedError:
+        return _put(store, groups, go_on, _whole)
+
+
+def _put(
+    store: StoreView,
+    groups: Sequence[Sequence[_Loose]],
+    go_on: Callable[[], bool],
+    choose: Callable[[StoreView, Iterable[_Loose]], Iterator[_Item]],
+) -> int:
+    shelves = [list(choose(store, group)) for group in _asking(go_on, groups)]
+    try:
+        _write_shards(store, _asking(go_on, filter(None, reversed(shelves))))
+    except ChangedError:
+        if choose is _known:
+            raise
+        return _put(store, groups, go_on, choose)  # replaced since: looked at anew
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or len(groups) == 1:
             raise
@@ -200,9 +202,18 @@ def _items(store: StoreView, paths: Iterable[Path]) -> Iterator[_Item]:
                 yield _Item(file, file.record(id))
 
 
-def _whole(store: StoreView, paths: Iterable[Path]) -> Iterator[_Item]:
+def _known(store: StoreView, group: Iterable[_Loose]) -> Iterator[_Item]:
+    """Videos in small files, by their headers as they were read first."""
+    for loose in group:
+        if loose.item is not None:
+            yield loose.item
+        else:
+            yield from _items(store, [loose.path])
+
+
+def _whole(store: StoreView, group: Iterable[_Loose]) -> Iterator[_Item]:
     """Videos in small files that agree with their hashes; the others stay, for verify() to name."""
-    for item in _items(store, paths):
+    for item in _items(store, [loose.path for loose in group]):
         with suppress(StoreError, FileNotFoundError):
             if _is_sound(item.file, item.record.id):
                 yield item
@@ -247,7 +258,7 @@ def _write_shards(store: StoreView, shards: Iterable[Sequence[_Item]]) -> None:
                 handle,
                 digest=store.digest,
                 records=records,
-                sources=(source for item in items for source in item.file.sources(item.record.id)),
+                sources=(source for item in items for source in copied(item.file, item.record)),
             )
             handle.flush()
             os.fsync(handle.fileno())

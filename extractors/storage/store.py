@@ -43,12 +43,11 @@ from extractors.storage.packing import Damage, find_damage, pack_videos, repair_
 from extractors.storage.parts import check_parts
 from extractors.storage.records import Record, Source
 from extractors.storage.writer import VideoWriter
-from pipeline.core.atomic import clean_temporaries, write_json
+from pipeline.core.atomic import LEFTOVER_AGE_S, clean_temporaries, write_json
 from pipeline.core.errors import StoreError, UsageError
 from pipeline.core.ledger import Ledger
 from pipeline.core.locks import LockFile
 
-LEFTOVER_AGE_S = 3600.0  # temporary files live for the seconds of one write
 OPEN_FILES = 256  # files whose headers are kept
 
 __all__ = ["Damage", "FeatureStore", "Record", "Source"]

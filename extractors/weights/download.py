@@ -30,6 +30,7 @@ from extractors.weights.check import (
 from extractors.weights.resume import MOST_SHARE, Order, Patience, fill, refuse_small_disk
 from extractors.weights.transfer import TransferRefusedError
 from extractors.weights.watch import Silent, Watcher
+from pipeline.core.atomic import LEFTOVER_AGE_S, clean_temporaries
 from pipeline.core.errors import EnvironmentFault
 from pipeline.core.locks import LockFile
 from pipeline.core.partial import SAFE_EVERY, PartialFile
@@ -78,6 +79,7 @@ def download_weights(
     target = folder / weights.file
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        clean_temporaries(folder, older_than_seconds=LEFTOVER_AGE_S)
         with _alone(folder, order) as shared:
             if not _is_there(target, order.weights):
                 part = PartialFile(target, private=not shared, safe_every=safe_every)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMP_SUFFIX = ".part"  # readers of a directory skip names that end so
+LEFTOVER_AGE_S = 3600.0  # without a write to it, nobody is at work on a temporary file any more
 
 
 @contextmanager

@@ -13,16 +13,19 @@ again with the new list and leaves out what lies before the place that it had re
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+import stat
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.core.atomic import atomic_file, fsync_directory, write_text
+from pipeline.core.errors import StoreError
 from pipeline.core.ledger_merge import Entry, GoneError, merge_rows
 from pipeline.core.ledger_row import LedgerRow, Outcome, format_row
 from pipeline.core.locks import LockFile
@@ -30,6 +33,8 @@ from pipeline.core.locks import LockFile
 SUFFIX = ".jsonl"
 JOINED = re.compile(r"joined-[0-9a-f]{32}\.jsonl")  # writers' names end with shorter digits
 JOIN_FILES = 16  # files from which on it is worth joining them
+TAIL_BYTES = 1 << 16  # some two hundred rows: more than one process has at hand
+GENERATION_BYTES = 64
 RELIST_S = 0.1
 RELISTS = 100  # network folders may show for seconds what is gone
 
@@ -81,6 +86,7 @@ class Ledger:
 
         Raises:
             OSError: A file cannot be read.
+            StoreError: Something there is no file in itself; see `_files`.
         """
         reached, met, waited = float("-inf"), set[bytes](), 0
         while True:
@@ -114,6 +120,31 @@ class Ledger:
             else:
                 found.pop(row.id, None)
         return found
+
+    def ends(self) -> dict[Path, int]:
+        """Size of each file now: what is written later is told by `recent`."""
+        return _sizes(self._files())
+
+    def recent(self, since: Mapping[Path, int]) -> dict[str, LedgerRow]:
+        """The newest row of each item, of rows that writers at work have just written.
+
+        However long the ledger is, of each writer no more than the last 64 KiB are looked at, and
+        nothing of what was there before.
+
+        Args:
+            since: What `ends` said before.
+        """
+        for _ in range(RELISTS):
+            sizes = _sizes(path for path in self._files() if not _is_joined(path))
+            begins = {
+                path: max(since.get(path, 0), size - TAIL_BYTES) for path, size in sizes.items()
+            }
+            grown = [path for path, size in sizes.items() if size > begins[path]]
+            try:
+                return {entry.row.id: entry.row for entry in merge_rows(grown, begins)}
+            except GoneError:  # its writer has ended, and somebody joins it with others
+                time.sleep(RELIST_S)
+        return {}
 
     def join(self, *, min_files: int = JOIN_FILES) -> int:
         """Put the files of writers that have ended into one; one process at a time may do so.
@@ -172,26 +203,60 @@ class Ledger:
             return free
 
     def _files(self) -> list[Path]:
-        """All files, sorted by name; see the head of this module."""
+        """All files, sorted by name; see the head of this module.
+
+        Raises:
+            StoreError: One is a link, which leads where it likes, or a pipe, which never ends: the
+                ledger may come from a stranger.
+        """
         while True:
             generation = self._generation()
             try:
                 with os.scandir(self.directory) as entries:
-                    names = sorted(entry.name for entry in entries if _is_ledger_file(entry.name))
+                    names = sorted(_checked(entry) for entry in entries if _is_ledger_file(entry))
             except FileNotFoundError:
                 return []
             if self._generation() == generation:
                 return [self.directory / name for name in names]
 
     def _generation(self) -> str:
+        path = self.directory / "generation"
         try:
-            return (self.directory / "generation").read_text("utf-8")
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode):
+                raise _no_file(path, is_link=stat.S_ISLNK(mode))
+            with path.open("rb") as handle:
+                return handle.read(GENERATION_BYTES).decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
 
 
-def _is_ledger_file(name: str) -> bool:
-    return name.endswith(SUFFIX) and not name.startswith(".")
+def _is_ledger_file(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(SUFFIX) and not entry.name.startswith(".")
+
+
+def _checked(entry: os.DirEntry[str]) -> str:
+    """Name of an entry that is a file in itself."""
+    if not entry.is_file(follow_symlinks=False):
+        raise _no_file(Path(entry.path), is_link=entry.is_symlink())
+    return entry.name
+
+
+def _no_file(path: Path, *, is_link: bool) -> StoreError:
+    what = "a link" if is_link else "no file"
+    return StoreError(
+        f"{path} is {what}, a ledger holds plain files only",
+        hint="put the file itself there, or remove it",
+    )
+
+
+def _sizes(paths: Iterable[Path]) -> dict[Path, int]:
+    """Sizes of files, but of those that have been joined with others meanwhile."""
+    sizes = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            sizes[path] = path.stat().st_size
+    return sizes
 
 
 def _is_joined(path: Path) -> bool:

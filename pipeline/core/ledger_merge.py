@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import heapq
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from pipeline.core.ledger_row import LedgerRow, parse_row
 BUFFER_BYTES = 32 << 20  # of all blocks together, as long as there are not too many files
 LEAST_BLOCK = 1 << 14
 LARGEST_BLOCK = 1 << 18
+LONGEST_LINE = 1 << 20  # beyond it, a file of a stranger is no ledger
 GONE = (errno.ENOENT, errno.ESTALE)  # the latter from network folders
 
 
@@ -51,37 +52,45 @@ class GoneError(Exception):
         self.path = path
 
 
-def merge_rows(paths: Sequence[Path]) -> Iterator[Entry]:
+def merge_rows(paths: Sequence[Path], begins: Mapping[Path, int] | None = None) -> Iterator[Entry]:
     """Rows of all files, by key; those of one file in the order in which they were written.
 
-    What is appended to a file after the first row was asked for is left out. Lines that are torn or
-    damaged are left out.
+    What is appended to a file after the first row was asked for is left out. Lines that are torn,
+    damaged or longer than a megabyte are left out.
+
+    Args:
+        paths: The files.
+        begins: Bytes of files that are passed over.
 
     Raises:
         GoneError: A file was removed.
         OSError: A file cannot be read.
     """
     block = min(max(BUFFER_BYTES // max(1, len(paths)), LEAST_BLOCK), LARGEST_BLOCK)
-    return heapq.merge(*(_entries(path, number, block) for number, path in enumerate(paths)))
+    begins = begins or {}
+    return heapq.merge(
+        *(_entries(path, n, block, begins.get(path, 0)) for n, path in enumerate(paths))
+    )
 
 
-def _entries(path: Path, number: int, block: int) -> Iterator[Entry]:
+def _entries(path: Path, number: int, block: int, begin: int) -> Iterator[Entry]:
     key = float("-inf")
-    for line in _lines(path, block):
+    for line in _lines(path, block, begin):
         row = parse_row(line)
         if row is not None:
             key = max(key, row.time)
             yield Entry(key, number, line, row)
 
 
-def _lines(path: Path, block: int) -> Iterator[bytes]:
+def _lines(path: Path, block: int, begin: int) -> Iterator[bytes]:
     """Lines of the file as it is now: the first by itself, the others in blocks."""
     try:
         with path.open("rb") as handle:
             end = os.fstat(handle.fileno()).st_size
-            first = handle.readline(end)
+            handle.seek(begin)
+            first = handle.readline(min(max(0, end - begin), LONGEST_LINE))
         yield first.removesuffix(b"\n")
-        position, rest = len(first), b""
+        position, rest = begin + len(first), b""
         while position < end:
             with path.open("rb") as handle:
                 handle.seek(position)
@@ -90,6 +99,7 @@ def _lines(path: Path, block: int) -> Iterator[bytes]:
                 break
             position += len(data)
             *whole, rest = (rest + data).split(b"\n")
+            rest = rest[:LONGEST_LINE]  # what is cut off is no row, and is not held
             del data  # each line is a copy
             yield from whole
         if rest:

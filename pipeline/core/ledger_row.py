@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Outcome = Literal["started", "done", "partial", "skipped", "failed", "quarantined"]
+OUTCOMES = frozenset(get_args(Outcome))
 FARTHEST_S = 1e15  # no clock shows that
 
 
@@ -48,7 +49,8 @@ def parse_row(line: bytes) -> LedgerRow | None:
     """The row in a line; None where the line is torn or damaged."""
     try:
         row = LedgerRow(**json.loads(line))
-        sound = isinstance(row.id, str) and -FARTHEST_S < row.time < FARTHEST_S
+        sound = -FARTHEST_S < row.time < FARTHEST_S and row.outcome in OUTCOMES
     except (ValueError, TypeError, RecursionError):  # ValueError: no JSON, or no UTF-8
         return None
-    return row if sound else None
+    texts = isinstance(row.id, str) and isinstance(row.reason, str) and isinstance(row.reader, str)
+    return row if sound and texts and isinstance(row.details, dict) else None

@@ -69,10 +69,15 @@ class LockFile:
         with _guard:
             if key in _owners:
                 return False
-            if not self._lock_byte(name):
-                return True
-            self._free_byte(name)
-            return False
+            return self._is_taken(name)
+
+    def is_held(self, name: str) -> bool:
+        """Whether any process holds the lock ``name``, this one too; False as above.
+
+        Those who only ask are never taken for holders, however many ask at once.
+        """
+        with _guard:
+            return (os.getpid(), self._path, name) in _owners or self._is_taken(name)
 
     def keep(self, name: str) -> bool:
         """Hold the lock ``name`` until this process ends; returns whether it was free."""
@@ -112,11 +117,19 @@ class LockFile:
             else:
                 self._free_byte(key[2])
 
-    def _lock_byte(self, name: str) -> bool:
+    def _is_taken(self, name: str) -> bool:
+        """Whether another process holds a byte; asked by a lock that any number can share."""
+        if not self._lock_byte(name, shared=True):
+            return True
+        self._free_byte(name)
+        return False
+
+    def _lock_byte(self, name: str, *, shared: bool = False) -> bool:
         if fcntl is None:
             return True
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.lockf(self._descriptor(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(name))
+            fcntl.lockf(self._descriptor(), kind | fcntl.LOCK_NB, 1, _offset(name))
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: somebody else holds it
             return False
         except OSError:  # a file system without locks

@@ -20,6 +20,7 @@ import pytest
 
 from pipeline.core import ledger as ledger_module
 from pipeline.core import ledger_merge, locks
+from pipeline.core.errors import StoreError
 from pipeline.core.ledger import Ledger, LedgerRow
 from pipeline.core.ledger_row import parse_row
 from pipeline.core.locks import LockFile
@@ -411,3 +412,77 @@ def test_readers_see_all_that_was_there_while_processes_write_and_join(ledger: L
         assert writer.exitcode == 0
     assert joined > 20
     assert len(ids(ledger)) == 600 + 200 == len(set(ids(ledger)))
+
+
+def test_recent_rows_are_those_of_files_as_they_grew(ledger: Ledger) -> None:
+    write(ledger, "before", [row("old", 1.0, "started")])
+    grown = write(ledger, "grown", [row("a", 2.0, "started")])
+    since = ledger.ends()
+    with grown.open("a") as handle:
+        handle.write(json.dumps(asdict(row("b", 3.0, "started"))) + "\n")
+    write(ledger, "later", [row("c", 4.0, "started"), row("b", 5.0, "skipped")])
+    found = {id: entry.outcome for id, entry in ledger.recent(since).items()}
+    assert found == {"b": "skipped", "c": "started"}
+
+
+def test_recent_rows_of_a_long_ledger_cost_little(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for writer in range(3):
+        write(ledger, f"w{writer}", [row(f"{writer}/{n}", float(n)) for n in range(5_000)])
+    parsed = []
+
+    def counting(line: bytes) -> LedgerRow | None:
+        parsed.append(line)
+        return parse_row(line)
+
+    monkeypatch.setattr(ledger_merge, "parse_row", counting)
+    found = ledger.recent({})
+    assert {f"{writer}/4999" for writer in range(3)} <= set(found)
+    assert len(parsed) < 3 * 1_000
+    assert sum(map(len, parsed)) <= 3 * ledger_module.TAIL_BYTES
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "generation"])
+@pytest.mark.parametrize("what", ["link", "pipe", "folder", "dangling"])
+def test_what_is_no_plain_file_is_refused_and_not_opened(
+    ledger: Ledger, tmp_path: Path, name: str, what: str
+) -> None:
+    write(ledger, "honest", [row("a", 1.0)])
+    place, outside = ledger.directory / name, tmp_path / "outside.jsonl"
+    outside.write_text(json.dumps(asdict(row("secret", 1.0))) + "\n")
+    if what == "pipe":
+        os.mkfifo(place)  # to read it would wait for ever
+    elif what == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(outside if what == "link" else tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="a ledger holds plain files only") as caught:
+        ids(ledger)
+    assert str(place) in caught.value.message
+    for ask in (ledger.ends, ledger.join, lambda: ledger.recent({})):
+        with pytest.raises(StoreError):
+            ask()
+    assert outside.exists()
+
+
+def test_a_line_without_end_is_not_held_in_memory(ledger: Ledger) -> None:
+    path = write(ledger, "stranger", [row("a", 1.0)])
+    with path.open("ab") as handle:
+        for _ in range(64):
+            handle.write(b"x" * (1 << 20))
+        handle.write(b"\n" + json.dumps(asdict(row("b", 2.0))).encode() + b"\n")
+    tracemalloc.start()
+    assert ids(ledger) == ["a", "b"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"details": "text"}, {"details": None}, {"outcome": "won"}, {"reason": {}}, {"reader": 3}],
+)
+def test_rows_whose_values_are_of_other_kinds_are_damaged(change: dict[str, object]) -> None:
+    plain = asdict(row("a", 1.0)) | change
+    assert parse_row(json.dumps(plain).encode()) is None

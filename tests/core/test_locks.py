@@ -139,3 +139,43 @@ def test_whether_another_process_holds_a_lock_is_told_without_taking_it(path: Pa
             assert not theirs
     with other_process(path, "a") as theirs:
         assert theirs
+
+
+ASKER = """
+import sys
+from pipeline.core.locks import LockFile
+give_back = LockFile._free_byte
+def slowly(self, name):
+    print("asking", flush=True)
+    sys.stdin.readline()
+    give_back(self, name)
+LockFile._free_byte = slowly
+print(LockFile(sys.argv[1]).is_held(sys.argv[2]), flush=True)
+"""
+
+
+def test_two_that_ask_at_the_same_moment_do_not_take_each_other_for_a_holder(path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", ASKER, str(path), "run 3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with child:
+        assert child.stdout is not None and child.stdin is not None
+        assert child.stdout.readline() == "asking\n"
+        assert not LockFile(path).is_held("run 3")
+        assert not LockFile(path).is_held_elsewhere("run 3")
+        answer, _ = child.communicate("\n")
+    assert answer == "False\n"
+
+
+def test_a_lock_is_held_whoever_holds_it(path: Path) -> None:
+    locks = LockFile(path)
+    with locks.hold("ours", wait=False):
+        assert locks.is_held("ours") and not locks.is_held_elsewhere("ours")
+    with other_process(path, "theirs") as granted:
+        assert granted
+        assert locks.is_held("theirs") and locks.is_held_elsewhere("theirs")
+    assert not locks.is_held("ours") and not locks.is_held("theirs")

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import pytest
 
 from extractors.features import Rows, Summary
 from extractors.shapes import array_shapes
+from extractors.storage import copying, packing
 from extractors.storage import index as store_index
-from extractors.storage import packing
 from extractors.storage.index import ShardIndex
 from extractors.storage.store import FeatureStore
 from fixtures.backbones import toy
@@ -213,3 +214,67 @@ def test_a_lock_that_was_granted_for_want_of_a_file_can_be_given_back(
     with lock.hold("a name", wait=True) as mine:
         assert mine
     assert not lock.excludes
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each small file is opened from now on."""
+    counts, real = Counter[str](), Path.open
+
+    def count(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.parent.name == "videos":
+            counts[self.name] += 1
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", count)
+    return counts
+
+
+@pytest.mark.parametrize(("headers", "times"), [(packing.KEPT_HEADERS, 3), (0, 4)])
+def test_a_small_file_is_read_once_whatever_arrays_are_in_it(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, headers: int, times: int
+) -> None:
+    """Once for its header, once for all arrays, once before it is removed."""
+    monkeypatch.setattr(packing, "KEPT_HEADERS", headers)
+    counts = opened(monkeypatch)
+    assert store.pack() == 24
+    assert set(counts.values()) == {times}
+    assert_packed(store)
+
+
+def test_narrow_arrays_that_are_too_long_to_wait_are_read_when_they_are_due(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "KEPT_BYTES", 0)
+    counts = opened(monkeypatch)
+    assert store.pack() == 24
+    assert set(counts.values()) == {2 + 3}  # once for the arrays of each width
+    assert_packed(store)
+
+
+@pytest.mark.parametrize("offset", [-1, -10])
+def test_damage_that_only_copying_finds_keeps_its_video_out_and_no_other(
+    store: FeatureStore, offset: int
+) -> None:
+    bad = store.loose_path(IDS[3])
+    data = bytearray(bad.read_bytes())
+    data[offset] ^= 1
+    bad.write_bytes(bytes(data))
+    assert store.pack() == 23
+    assert store.loose_paths() == [bad]
+    assert [damage.path for damage in store.verify()] == [bad]
+    assert sorted({*store.ids()} - {IDS[3]}) == [id for id in IDS if id != IDS[3]]
+
+
+def test_a_file_that_vanishes_before_it_is_copied_is_left_out(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = packing._known
+
+    def gone(store: FeatureStore, group: Any) -> Any:
+        store.loose_path(IDS[0]).unlink(missing_ok=True)
+        return real(store, group)
+
+    monkeypatch.setattr(packing, "_known", gone)
+    assert store.pack() == 23
+    assert store.ids() == IDS[1:]
+    assert list(store.verify()) == []

@@ -176,7 +176,8 @@ def test_workers_with_a_gpu_get_everything_from_when_they_come(tmp_path: Path) -
             found.append(result.value)
     first = found.index(True)
     assert found.count(False) > 0
-    assert found[first + 3 :].count(False) == 0, found  # but for what was handed out before
+    # But for what was handed out before, which may come late.
+    assert found[first:].count(False) <= 3, "".join("-G"[bool(each)] for each in found)
 
 
 @pytest.mark.parametrize("left", ["nobody", "a worker without a GPU"])

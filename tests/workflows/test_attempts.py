@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,13 @@ def test_what_is_kept_says_all_that_is_said_when_everything_is_kept(ledger: Ledg
             assert found.crashes >= 1
         if not tail or set(tail) == {"skipped"}:
             assert f"{number}" not in kept
+
+
+@pytest.mark.parametrize("source", ["text", {}, {"size": "many"}, [1], {"size": 1e400}])
+def test_a_fingerprint_that_is_none_is_as_good_as_none(ledger: Ledger, source: object) -> None:
+    ledger.directory.mkdir()
+    line = format_row(LedgerRow("v", "failed", details={"source": None}))
+    plain = json.dumps(source).encode()
+    (ledger.directory / "stranger.jsonl").write_bytes(line.replace(b"null", plain))
+    (past,) = read_attempts(ledger).values()
+    assert past.failed and past.source is None

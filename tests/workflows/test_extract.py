@@ -595,6 +595,8 @@ def test_an_interrupt_says_nothing_of_what_another_job_on_the_store_is_at(
 ) -> None:
     monkeypatch.setattr(extract_module, "SETTLE_S", 0.2)
     store = FeatureStore.create(out, TOY.spec)
+    store.ledger.append(LedgerRow("of a dead run", "started"))
+    since = store.ledger.ends()
     for id in ("ours", "theirs", "of no job"):
         store.ledger.append(LedgerRow(id, "started"))
     script = (
@@ -604,7 +606,7 @@ def test_an_interrupt_says_nothing_of_what_another_job_on_the_store_is_at(
     )
     jobs = [
         ExtractJob(id, id, str(out), TOY, "cpu", "auto", overwrite=False)
-        for id in ("ours", "theirs", "never begun")
+        for id in ("ours", "theirs", "never begun", "of a dead run")
     ]
     with subprocess.Popen(
         [sys.executable, "-c", script, str(out)],
@@ -613,9 +615,14 @@ def test_an_interrupt_says_nothing_of_what_another_job_on_the_store_is_at(
         cwd=ROOT,
     ) as child:
         assert child.stdout is not None and child.stdout.readline()
-        extract_module._note_interrupted(jobs, store)
+        extract_module._note_interrupted(jobs, store, since)
         latest = {id: row.outcome for id, row in store.ledger.latest().items()}
-        assert latest == {"ours": "skipped", "theirs": "started", "of no job": "started"}
+        assert latest == {
+            "ours": "skipped",
+            "theirs": "started",
+            "of no job": "started",
+            "of a dead run": "started",
+        }
         child.communicate()
-    extract_module._note_interrupted(jobs, store)  # nobody is at it any more
+    extract_module._note_interrupted(jobs, store, since)  # nobody is at it any more
     assert store.ledger.latest()["theirs"].reason == "interrupted"

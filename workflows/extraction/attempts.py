@@ -70,14 +70,17 @@ def _after(past: Attempts, row: LedgerRow) -> Attempts:
     if row.outcome in ("done", "partial"):
         return NOTHING
     if row.outcome == "failed":
-        source = row.details.get("source")
-        return Attempts(
-            failed=True,
-            reason=row.reason,
-            source=None if source is None else Source.from_json(source),
-        )
+        return Attempts(failed=True, reason=row.reason, source=_source(row))
     if row.outcome == "quarantined":
         crashes = max(CRASHES, past.deaths)
         return replace(past, crashes=crashes, running=False, shared=False, quarantined=True)
     # Skipped: it ended in good order, without a result.
     return replace(past, running=False, shared=False)
+
+
+def _source(row: LedgerRow) -> Source | None:
+    """Fingerprint in a row; None where there is none, or what a stranger wrote is none."""
+    try:
+        return Source.from_json(row.details["source"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None

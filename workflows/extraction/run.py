@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -239,19 +239,21 @@ def _run_all(
     here: bool,
 ) -> list[ExtractRow]:
     """Rows of all jobs; what another process had and did not finish is tried again."""
+    since = store.ledger.ends()
     results = run(jobs)  # refuses an unknown scheduler though there may be nothing to do
     if not jobs:
         return []
     with present(store) as others:
         alone = not others()
-        rows = _run(jobs, results, store)
+        rows = _run(jobs, results, store, since)
         for _ in range(ROUNDS):
             with _interruptible():
                 left = await_orphans(jobs, rows, store, seconds=SETTLE_S if here else CLOSING_S)
             if not left:
                 break
             again = {job.id for job in left}
-            rows = [row for row in rows if row.id not in again] + _run(left, run(left), store)
+            rows = [row for row in rows if row.id not in again]
+            rows += _run(left, run(left), store, since)
         ours = alone and not here and not others()
         return judge_orphans(rows, jobs, store, others=others, ours=ours)
 
@@ -260,6 +262,7 @@ def _run(
     jobs: Sequence[ExtractJob],
     results: Results,
     store: FeatureStore,
+    since: Mapping[Path, int],
 ) -> list[ExtractRow]:
     """Rows of all jobs as their tasks end; an interrupt ends them in good order."""
     rows: list[ExtractRow] = []
@@ -281,7 +284,7 @@ def _run(
                 try:
                     results.close()  # first: what ends in good order says so itself
                 finally:
-                    _note_interrupted(jobs, store)
+                    _note_interrupted(jobs, store, since)
     return rows
 
 
@@ -320,12 +323,21 @@ def _row_of_dead(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore
     return ExtractRow(job.id, job.path, "failed", reason=reason)
 
 
-def _note_interrupted(jobs: Sequence[ExtractJob], store: FeatureStore) -> None:
+def _note_interrupted(
+    jobs: Sequence[ExtractJob], store: FeatureStore, since: Mapping[Path, int]
+) -> None:
     """End the attempts of workers that end with this run: they are no crashes.
 
-    What another process holds after a moment is not this run's to end: another job is at it.
+    What another process holds after a moment is not this run's to end: another job is at it. What
+    was begun before this run and never ended is one: its process died.
+
+    Args:
+        jobs: Of this run.
+        store: The store.
+        since: Where its ledger ended when this run began.
     """
-    begun = store.ledger.latest("started")
+    recent = store.ledger.recent(since)
+    begun = {id for id, row in recent.items() if row.outcome == "started"}
     left = [job.id for job in jobs if job.id in begun]
     end = time.monotonic() + SETTLE_S
     while left:
