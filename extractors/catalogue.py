@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from extractors.hf.model import is_hf
 from extractors.i3d_vggish_spec import VGGISH_PCA_WEIGHTS
-from extractors.onepeace.conversions import CONVERSIONS, conversion_of
+from extractors.onepeace.conversions import CONVERSIONS, Conversion, conversions_of
 from extractors.onepeace.spec import VISION_WEIGHTS
 from extractors.registry import BACKBONES, backbone_spec
 from extractors.spec import BackboneSpec, WeightsFile
@@ -37,12 +38,14 @@ class CatalogueEntry:
             fetched by hand.
         backbones: Names of those that need it.
         conversion: Whether the program makes it itself, of other files.
+        loaded: What the backbones that were asked for load of it instead of itself.
     """
 
     weights: WeightsFile
     addresses: tuple[Address, ...]
     backbones: tuple[str, ...]
     conversion: bool = False
+    loaded: tuple[Conversion, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain values; null for what nobody published."""
@@ -85,7 +88,7 @@ def find_entries(names: Sequence[str], *, conversions: bool = False) -> list[Cat
     """
     entries = catalogue()
     if conversions:
-        entries |= _conversions(entries)
+        entries |= _conversions()
     if not names:
         return list(entries.values())
     found: dict[str, CatalogueEntry] = {}
@@ -93,11 +96,13 @@ def find_entries(names: Sequence[str], *, conversions: bool = False) -> list[Cat
         if name in entries:
             found[name] = entries[name]
             continue
-        for weights in _files(_spec(name, entries)):
-            found[weights.file] = entries.get(weights.file) or _entry(weights, [name])
-            made = conversion_of(weights)
-            if conversions and made is not None:
-                found[made.weights.file] = entries[made.weights.file]
+        spec = _spec(name, entries)
+        made = conversions_of(spec) if conversions else {}
+        for weights in _files(spec):
+            entry = found.get(weights.file) or entries.get(weights.file) or _entry(weights, [name])
+            own = made.get(weights.file, ())
+            found[weights.file] = replace(entry, loaded=_once((*entry.loaded, *own)))
+            found |= {one.weights.file: entries[one.weights.file] for one in own}
     return list(found.values())
 
 
@@ -128,13 +133,22 @@ def verify_backbone(name: str, *, weights_dir: str | os.PathLike[str] | None = N
     ]
 
 
-def _conversions(entries: Mapping[str, CatalogueEntry]) -> dict[str, CatalogueEntry]:
+def _conversions() -> dict[str, CatalogueEntry]:
     """Files that are made of those of the catalogue, by name."""
-    found = {}
-    for made in CONVERSIONS:
-        names = () if made.optional else entries[made.checkpoint.file].backbones
-        found[made.weights.file] = CatalogueEntry(made.weights, (), names, conversion=True)
-    return found
+    users: dict[str, list[str]] = {made.weights.file: [] for made in CONVERSIONS}
+    for name, row in BACKBONES.items():
+        for made in chain.from_iterable(conversions_of(row.spec).values()):
+            users[made.weights.file].append(name)
+    return {
+        made.weights.file: CatalogueEntry(
+            made.weights, (), tuple(users[made.weights.file]), conversion=True
+        )
+        for made in CONVERSIONS
+    }
+
+
+def _once(made: Sequence[Conversion]) -> tuple[Conversion, ...]:
+    return tuple(dict.fromkeys(made))
 
 
 def _spec(name: str, entries: dict[str, CatalogueEntry]) -> BackboneSpec:

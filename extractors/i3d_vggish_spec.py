@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Literal
 
+from extractors.grids import GRIDS
 from extractors.media.resampling import KAISER_BEST_WORDS
 from extractors.spec import BackboneSpec, EncoderSpec, WeightsFile
 from extractors.windows import WindowGrid
@@ -227,24 +227,19 @@ def vggish_spec(
     )
 
 
-OWN_GRID = WindowGrid()
-UNAV_GRID = WindowGrid(fps=Fraction(25), window=24, stride=8, lookahead=1)
-
-
 def _backbone(name: str, grid: WindowGrid, vision: EncoderSpec) -> BackboneSpec:
     return BackboneSpec(name=name, grid=grid, vision=vision, audio=vggish_spec(grid))
 
 
 I3D_VGGISH: Mapping[str, BackboneSpec] = {
-    name: _backbone(name, grid, vision)
-    for name, grid, vision in (
-        ("i3d-vggish", OWN_GRID, I3D_RGB_FLOW),
-        ("i3d-rgb-vggish", OWN_GRID, I3D_RGB),
-        ("unav-i3d-vggish", UNAV_GRID, I3D_RGB_FLOW),
-        ("unav-i3d-rgb-vggish", UNAV_GRID, I3D_RGB),
-        ("i3d-original-vggish", OWN_GRID, ORIGINAL_RGB_FLOW),
-        ("i3d-original-rgb-vggish", OWN_GRID, ORIGINAL_RGB),
-        ("i3d-deepmind-vggish", OWN_GRID, DEEPMIND_RGB_FLOW),
-        ("i3d-deepmind-rgb-vggish", OWN_GRID, DEEPMIND_RGB),
+    f"{prefix}{name}": _backbone(f"{prefix}{name}", grid, vision)
+    for prefix, grid in GRIDS.items()
+    for name, vision in (
+        ("i3d-vggish", I3D_RGB_FLOW),
+        ("i3d-rgb-vggish", I3D_RGB),
+        ("i3d-original-vggish", ORIGINAL_RGB_FLOW),
+        ("i3d-original-rgb-vggish", ORIGINAL_RGB),
+        ("i3d-deepmind-vggish", DEEPMIND_RGB_FLOW),
+        ("i3d-deepmind-rgb-vggish", DEEPMIND_RGB),
     )
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from extractors.hf.model import find_hf_models, is_hf, spec_of
-from extractors.onepeace.conversions import is_converted
+from extractors.onepeace.conversions import are_converted, conversions_of
 from extractors.registry import backbone_spec
 from extractors.spec import BackboneSpec, WeightsFile
 from extractors.weights.addresses import addresses_of
@@ -58,11 +58,12 @@ def preview_spec(
 def _missing(spec: BackboneSpec, weights_dir: Path | None) -> list[WeightsFile]:
     """Weights files that are not on this machine, in no form."""
     files = {file.file: file for file in (*spec.vision.files, *spec.audio.files)}
+    made = conversions_of(spec)
     return [
         file
         for file in files.values()
         if locate_weights(file, weights_dir=weights_dir) is None
-        and not is_converted(file, weights_dir=weights_dir)
+        and not are_converted(made.get(file.file, ()), weights_dir=weights_dir)
     ]
 
 

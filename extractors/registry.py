@@ -1,4 +1,7 @@
-"""The table of backbones. Reading it loads no torch; only `load_backbone` does."""
+"""The table of backbones. Reading it loads no torch; only `load_backbone` does.
+
+Each stands in it on every grid of `extractors.grids`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from extractors.grids import HOW_TO_CHOOSE, plain_names, split_name
 from extractors.hf.backbone import HfLoader
 from extractors.hf.model import FORM, full_hf_name, hf_spec, is_hf
 from extractors.i3d_vggish import I3D_VGGISH_LOADERS
 from extractors.imported import imported_spec, is_imported
-from extractors.lite import load_lite
-from extractors.lite_spec import LITE
+from extractors.lite import LITE_LOADERS
 from extractors.onepeace.backbone import ONEPEACE_LOADERS
 from extractors.released import RELEASED, NoEncoder
 from extractors.simulated import is_simulated, refuse_simulated, simulated_spec
@@ -49,7 +52,7 @@ class BackboneRow:
 
 BACKBONES: Mapping[str, BackboneRow] = MappingProxyType(
     {
-        "lite": BackboneRow(LITE, load_lite),
+        **{name: BackboneRow(load.spec, load) for name, load in LITE_LOADERS.items()},
         **{name: BackboneRow(load.spec, load) for name, load in ONEPEACE_LOADERS.items()},
         **{name: BackboneRow(load.spec, load) for name, load in I3D_VGGISH_LOADERS.items()},
     }
@@ -170,8 +173,19 @@ def _row(name: str, weights_dir: Path | None = None) -> BackboneRow:
         return BackboneRow(RELEASED[name], NoEncoder(name))
     if is_imported(name):
         return BackboneRow(imported_spec(name), NoEncoder(name))
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    prefix, rest = split_name(name)
+    if prefix and (rest in RELEASED or is_simulated(rest) or is_imported(rest)):
+        return UsageError(
+            f"{rest!r} are features that lie on a grid of their own",
+            hint=f"{prefix!r} goes before the names of nets",
+        )
     near = difflib.get_close_matches(name.lower(), [*BACKBONES, *RELEASED], n=1, cutoff=0.5)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    raise UsageError(
-        f"unknown backbone {name!r}", hint=f"{guess}backbones: {', '.join(BACKBONES)}, {FORM}"
+    listed = ", ".join([*plain_names(BACKBONES), FORM])
+    return UsageError(
+        f"unknown backbone {name!r}", hint=f"{guess}backbones: {listed}; {HOW_TO_CHOOSE}"
     )

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.grids import split_name
 from extractors.windows import WindowGrid
 
 Modality = Literal["vision", "audio"]
@@ -118,7 +119,7 @@ class BackboneSpec:
     """A picture encoder and a sound encoder on one grid.
 
     Attributes:
-        name: Public name, as given to ``--backbone``.
+        name: Public name, as given to ``--backbone``; it says the grid, too (`extractors.grids`).
         grid: Where the steps lie.
         vision: The picture encoder.
         audio: The sound encoder.
@@ -157,7 +158,7 @@ class BackboneSpec:
     def _identity(self) -> dict[str, Any]:
         """What the digest is made from: where models of a user lie is no part of what they are."""
         values = self.to_json()
-        if self.name.startswith(HF_PREFIX):
+        if split_name(self.name)[1].startswith(HF_PREFIX):
             del values["name"]
             for modality in MODALITIES:
                 encoder = values[modality]

@@ -27,6 +27,28 @@ def first_frame(seconds: float, fps: Fraction) -> int:
     return max(0, math.ceil(float(fps) * (seconds - CLOCK_RESOLUTION_S)))
 
 
+def even_frames(window: int, count: int) -> NDArray[np.int64]:
+    """Frames of a window for a net that takes fewer: the middles of ``count`` equal parts.
+
+    floor((i + 1/2) window / count), the uniform sampling of clips that is usual for video nets. Of
+    24 frames 16 are 0 2 3 5 6 8 9 11 12 14 15 17 18 20 21 23: symmetric, and what even spacing from
+    the first to the last rounds to, too. All frames where there are as many.
+
+    Args:
+        window: Frames of the window.
+        count: Frames that the net takes.
+
+    Returns:
+        (count,) rising places in the window.
+
+    Raises:
+        ValueError: There are fewer frames than the net takes.
+    """
+    if not 1 <= count <= window:
+        raise ValueError(f"a net that takes {count} frames cannot have them of {window}")
+    return (2 * np.arange(count, dtype=np.int64) + 1) * window // (2 * count)
+
+
 @dataclass(frozen=True, slots=True)
 class WindowGrid:
     """Where each feature step lies in time.

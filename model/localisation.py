@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arithmetic import full_float32
 from model.clasp import CLASP
-from model.decoding import DecodingSettings, piece_hop
+from model.decoding import DecodingSettings, piece_hop, piece_starts
 from model.pieces import Pieces
+from model.pooling import top_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class SequenceActivation:
         self._buffer.finish()
         return join_pieces(self._pieces, self._starts, chunk=self._chunk)
 
+    @full_float32()
     def _look(self, start: int, inputs: tuple[Tensor, ...]) -> None:
         device = next(self._model.parameters()).device
         said = self._model(*(x.to(device)[None] for x in inputs))
@@ -139,3 +145,32 @@ def join_pieces(
 
     video = torch.stack([piece.video for piece in pieces]).amax(0)
     return VideoActivation(joined("activation"), video, joined("agreement"), joined("valid"))
+
+
+def video_scores(
+    activation: NDArray[np.floating[Any]],
+    valid: NDArray[np.bool_],
+    *,
+    settings: DecodingSettings | None = None,
+) -> NDArray[np.float32]:
+    """Score of each class for a whole video, where no network gives one.
+
+    The mean of its largest eighth (`model.pooling.top_mean`); of a video in several pieces the best
+    of its pieces, as `join_pieces` has it, so that an event counts alike however long the rest is.
+
+    Args:
+        activation: (T, K) of any precision.
+        valid: (T,) steps at which picture and sound exist.
+        settings: Of the pieces.
+
+    Returns:
+        (K,); zeros for a video without a step.
+    """
+    settings = settings or DecodingSettings()
+    best = np.zeros(activation.shape[1], np.float32)
+    for start in piece_starts(len(valid), settings) if activation.size else ():
+        piece = slice(start, start + settings.chunk)
+        values = torch.from_numpy(activation[piece].T.astype(np.float32))
+        score = top_mean(values[None], torch.from_numpy(valid[piece])[None])[0]
+        best = np.maximum(best, score.numpy())
+    return best

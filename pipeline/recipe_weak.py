@@ -33,6 +33,7 @@ PROPAGATIONS = ("attention", "threshold", "none")
 GATES = ("step", "channel")
 STREAM_FUSIONS = ("concatenation", "mean")
 POOLINGS = ("top", "attention", "modality")
+FILTERS = ("mean", "median")
 STRONG = ("random", "annotated")
 EVENT_TARGETS = ("hard", "weighted", "soft")
 
@@ -97,7 +98,8 @@ class LocaliseConfig:
     """From activation to events, for CLASP; see `model.activation.Recipe`.
 
     Attributes:
-        smoothing: Steps of the centred mean over the activation.
+        smoothing: Steps around each that smooth its activation.
+        filter: What is taken of these steps: their ``mean`` or their ``median``.
         thresholds: Each one's connected runs are candidates.
         outer: Width of the surroundings that a candidate is compared with, in its lengths; 0
             compares it with nothing.
@@ -107,6 +109,7 @@ class LocaliseConfig:
     """
 
     smoothing: int = at_least(5, 1)
+    filter: str = choice("mean", FILTERS)
     thresholds: tuple[float, ...] = limited(
         (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Limit("rising thresholds in (0, 1]", rising_shares)
     )

@@ -25,6 +25,7 @@ from extractors.onepeace.layers import (
     sequence_buckets,
 )
 from extractors.onepeace.spec import (
+    LEAST_SAMPLES,
     ONEPEACE,
     ONEPEACE_AUDIO,
     RELEASED_SIZE,
@@ -169,13 +170,14 @@ class OnePeaceAudioEncoder:
         self.spec = spec
         self._net = net.eval()
         self._samples = samples
+        self._heard = max(samples, LEAST_SAMPLES)
         self._dtype = dtype
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=4, device_chunk=64
         )
 
     def embed(self, windows: NDArray[np.float32]) -> Encoded:
-        """Encode (N, S) mono sound; what has less than a window is repeated until it fills one."""
+        """Encode (N, S) mono sound; what has less than a window, or a second, is repeated."""
         if windows.ndim != 2 or not 1 <= windows.shape[1] <= self._samples:
             raise ValueError(f"windows must be (N, 1 to {self._samples}), got {windows.shape}")
         (embeddings,) = self._run(windows)
@@ -184,8 +186,8 @@ class OnePeaceAudioEncoder:
     def _forward(self, windows: Tensor) -> tuple[Tensor, ...]:
         # In this order, as the public code does it: repeating first would change the norm.
         normalised = F.layer_norm(windows, windows.shape[1:], eps=NORM_EPS)
-        times = -(-self._samples // windows.shape[1])
-        whole = normalised.repeat(1, times)[:, : self._samples]
+        times = -(-self._heard // windows.shape[1])
+        whole = normalised.repeat(1, times)[:, : self._heard]
         return (self._net(whole.to(self._dtype)),)
 
 

@@ -28,8 +28,8 @@ from extractors.audio.mel import (
 from extractors.audio.vggish_pca import VggishPca, load_vggish_pca
 from extractors.checkpoints.check import refuse_other_net
 from extractors.checkpoints.load import load_state
+from extractors.grids import OWN_GRID
 from extractors.i3d_vggish_spec import (
-    OWN_GRID,
     PATCH_SAMPLES,
     VGGISH_WEIGHTS,
     PostProcessing,

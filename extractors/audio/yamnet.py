@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extractors.audio.mel import YAMNET_OFFSET, log_mel, log_mel_patches
-from extractors.lite_spec import LITE, YAMNET
+from extractors.grids import OWN_GRID
+from extractors.lite_spec import YAMNET, YAMNET_SAMPLES, yamnet_spec
 from extractors.runner import Runner
-from extractors.spec import Encoded, EncoderSpec
+from extractors.spec import Encoded
 from extractors.weights.find import find_weights
+from extractors.windows import WindowGrid
 from pipeline.core.errors import EnvironmentFault
 
-PATCH_SAMPLES = 15_600  # 96 frames of mel: 0.975 s
 PATCH = (96, 64)  # frames, bands
 
 # (channels out, stride) of the depthwise-separable layers after the first convolution.
@@ -72,40 +73,48 @@ class YAMNetNet(nn.Module):
 class YAMNetEncoder:
     """YAMNet as a window encoder; see `extractors.spec.AudioEncoder`.
 
-    YAMNet sees 15,600 samples; of the window's 16,000 the middle is taken, so that the middle of
-    what the net hears is the centre of the step.
+    YAMNet hears 15,600 samples. Of a longer window the middle is taken, so that the middle of what
+    the net hears is the centre of the step; of shorter ones see `extractors.lite_spec`.
 
     Args:
         net: The loaded net.
         device: Where it runs.
+        grid: Where windows lie.
         threads: CPU cores to use; None takes torch's number of threads.
     """
 
-    spec: EncoderSpec = YAMNET
-
-    def __init__(self, net: YAMNetNet, device: torch.device, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        net: YAMNetNet,
+        device: torch.device,
+        *,
+        grid: WindowGrid = OWN_GRID,
+        threads: int | None = None,
+    ) -> None:
+        self.spec = yamnet_spec(grid)
         self.class_names = audioset_classes()
-        self._samples = LITE.grid.window_samples
-        self._first = (self._samples - PATCH_SAMPLES) // 2  # sample that is heard
+        self._grid = grid
+        self._samples = grid.window_samples + self.spec.overhang
+        self._first = (self._samples - YAMNET_SAMPLES) // 2  # sample that is heard
         self._net = net.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=16, device_chunk=512
         )
 
     def embed(self, windows: NDArray[np.float32]) -> Encoded:
-        """Encode (N, 16000) mono sound; scores are independent (sigmoid) probabilities."""
+        """Encode (N, window + overhang) mono sound; scores are independent probabilities."""
         if windows.ndim != 2 or windows.shape[1] != self._samples:
             raise ValueError(f"windows must be (N, {self._samples}), got {windows.shape}")
-        heard = windows[:, self._first : self._first + PATCH_SAMPLES]
+        heard = windows[:, self._first : self._first + YAMNET_SAMPLES]
         return self.embed_patches(log_mel(heard, offset=YAMNET_OFFSET).astype(np.float32))
 
     def embed_stretch(self, samples: NDArray[np.float32], count: int) -> Encoded:
         """Encode windows that follow each other; mels are computed once, whatever the overlap.
 
-        See `extractors.spec.StretchEncoder`. The strides of its grid are whole frames of mel.
+        See `extractors.spec.StretchEncoder`. The strides of its grids are whole frames of mel.
         """
         patches = log_mel_patches(
-            samples[self._first :], offset=YAMNET_OFFSET, hop_seconds=LITE.grid.step_seconds
+            samples[self._first :], offset=YAMNET_OFFSET, hop_seconds=self._grid.step_seconds
         )
         return self.embed_patches(patches[:count].astype(np.float32))
 
@@ -128,12 +137,17 @@ def audioset_classes() -> tuple[str, ...]:
 
 
 def load_yamnet(
-    device: torch.device, *, threads: int | None = None, weights_dir: Path | None = None
+    device: torch.device,
+    *,
+    grid: WindowGrid = OWN_GRID,
+    threads: int | None = None,
+    weights_dir: Path | None = None,
 ) -> YAMNetEncoder:
     """Load the net with its AudioSet weights.
 
     Args:
         device: Where it runs.
+        grid: Where windows lie.
         threads: CPU cores to use; None takes torch's number of threads.
         weights_dir: Folder in which weights are looked for first.
 
@@ -144,7 +158,7 @@ def load_yamnet(
     with torch.device("meta"):
         net = YAMNetNet()
     net.load_state_dict(state, strict=True, assign=True)
-    return YAMNetEncoder(net.requires_grad_(False), device, threads=threads)
+    return YAMNetEncoder(net.requires_grad_(False), device, grid=grid, threads=threads)
 
 
 def _layers() -> Iterator[SameConv]:

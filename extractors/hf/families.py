@@ -61,6 +61,7 @@ class Family:
         short_sound: What becomes of a sound stream that is shorter than a window.
         unused: Tensors that a checkpoint may lack, because they do not reach the vector.
         fixed_side: Whether the net takes pictures of exactly its configured size.
+        frames: Of a clip, where the configuration says nothing; 0 for what sees no clips.
         text: The text tower; None where there is none.
     """
 
@@ -78,6 +79,7 @@ class Family:
     short_sound: Literal["silence", "repeat"] = "silence"
     unused: tuple[str, ...] = ()
     fixed_side: bool = False
+    frames: int = 0
     text: TextTower | None = None
 
     def dim(self, config: Mapping[str, Any]) -> int:
@@ -85,6 +87,10 @@ class Family:
         part, key, default = self.width
         values = config.get(part) or {} if part else config
         return int(values.get(key) or default)
+
+    def clip_frames(self, config: Mapping[str, Any]) -> int:
+        """Frames that the net sees at once, by a model's ``config.json``; 0 for no clips."""
+        return int(config.get("num_frames", self.frames)) if self.frames else 0
 
 
 def _plain_picture(model_type: str, net: str, *, fixed_side: bool) -> Family:
@@ -176,6 +182,7 @@ _FAMILIES = (
         width=("", "hidden_size", 768),
         words="mean over all tokens of the last hidden state",
         fixed_side=True,
+        frames=16,
     ),
     Family(
         "clap",

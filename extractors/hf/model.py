@@ -1,10 +1,11 @@
-"""``hf:<vision>+<audio>``: encoders of the ``transformers`` library on the default grid.
+"""``hf:<vision>+<audio>``: encoders of the ``transformers`` library, on any grid.
 
 Each half is the id of a model on the Hugging Face hub (``openai/clip-vit-base-patch32``, with
 ``@revision`` where a certain one is meant) or the path of a folder (``./my-clip``). Picture nets
-that see single frames are run once per frame and averaged over the 16 frames of a window; video
-nets see the 16 frames of each window; sound nets hear its second of sound. Preprocessing is that of
-the model's own processor.
+that see single frames are run once per frame and averaged over the frames of a window. Video nets
+see all frames of each window, or, where they take fewer, so many that are spread evenly over it
+(`extractors.windows.even_frames`); sound nets hear its sound. Preprocessing is that of the model's
+own processor.
 
 What a store is bound to is the content: the weights' hashes, the model's configuration and its
 processor's settings. A folder may be moved, or be a copy of what the hub has, without another
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from extractors.grids import GRIDS, grid_of, split_name
 from extractors.hf.families import FAMILIES, Family, TextTower, family_names
 from extractors.hf.files import (
     ModelFolder,
@@ -42,7 +44,6 @@ from pipeline.core.errors import EnvironmentFault, UsageError
 
 FORM = f"{HF_PREFIX}<vision>+<audio>"
 EXAMPLE = f"{HF_PREFIX}openai/clip-vit-base-patch32+laion/clap-htsat-unfused"
-GRID = WindowGrid()
 
 # Settings that say where a model came from or what it is called, not what it computes.
 _BOOKKEEPING = frozenset(
@@ -83,8 +84,8 @@ class HfModel:
 
 
 def is_hf(name: str) -> bool:
-    """Whether a backbone's name is meant to be one of these."""
-    return name.startswith(HF_PREFIX)
+    """Whether a backbone's name is meant to be one of these, on whatever grid."""
+    return split_name(name)[1].startswith(HF_PREFIX)
 
 
 def parse_hf_name(name: str) -> dict[Modality, ModelName]:
@@ -95,7 +96,7 @@ def parse_hf_name(name: str) -> dict[Modality, ModelName]:
     Raises:
         UsageError: The name has not this form, or can be read in several ways.
     """
-    body = name.removeprefix(HF_PREFIX)
+    body = split_name(name)[1].removeprefix(HF_PREFIX)
     splits = []
     for place in (found.start() for found in re.finditer(r"\+", body)):
         models = parse_model_name(body[:place]), parse_model_name(body[place + 1 :])
@@ -122,7 +123,8 @@ def full_hf_name(name: str) -> str:
         UsageError: The name has another form, or can be read in several ways.
     """
     names = parse_hf_name(name)
-    return HF_PREFIX + "+".join(names[modality].text for modality in MODALITIES)
+    pair = "+".join(names[modality].text for modality in MODALITIES)
+    return f"{split_name(name)[0]}{HF_PREFIX}{pair}"
 
 
 def find_hf_model(
@@ -186,7 +188,7 @@ def spec_of(name: str, models: Mapping[Modality, HfModel]) -> BackboneSpec:
         UsageError: The name has another form.
     """
     vision, audio = (models[modality].spec for modality in MODALITIES)
-    return BackboneSpec(name=full_hf_name(name), grid=GRID, vision=vision, audio=audio)
+    return BackboneSpec(name=full_hf_name(name), grid=grid_of(name), vision=vision, audio=audio)
 
 
 def text_tower(model: HfModel, backbone: str) -> TextTower:
@@ -219,20 +221,24 @@ class _Recognised:
     folder: ModelFolder
     family: Family
     settings: dict[str, Any]
+    grid: WindowGrid
 
 
 def _recognise(name: str, modality: Modality, weights_dir: Path | None) -> _Recognised:
     model = parse_hf_name(name)[modality]
     folder = find_model(model, weights_dir=weights_dir)
-    family = _family(model, folder, modality)
-    return _Recognised(folder, family, _processor_settings(folder, modality))
+    family, grid = _family(model, folder, modality), grid_of(name)
+    if family.frames:
+        _check_clip(model, family.clip_frames(folder.config), grid)
+    return _Recognised(folder, family, _processor_settings(folder, modality), grid)
 
 
 def _with_weights(found: _Recognised, need: Need) -> HfModel:
     family, settings = found.family, found.settings
     rate = int(settings.get("sampling_rate") or family.sample_rate)
     folder = find_weights_of(found.folder, need=need)
-    return HfModel(family, folder, _encoder_spec(family, folder, settings, rate), rate)
+    spec = _encoder_spec(family, folder, settings, rate, found.grid)
+    return HfModel(family, folder, spec, rate)
 
 
 def _is_there(model: ModelName) -> bool:
@@ -248,13 +254,19 @@ def _family(model: ModelName, folder: ModelFolder, modality: Modality) -> Family
             f"{model.text} cannot encode {modality}: its architecture {found!r} is {what}",
             hint=f"architectures for {modality}: {family_names(modality)}",
         )
-    frames = folder.config.get("num_frames", GRID.window)
-    if modality == "vision" and family.unit == "window" and frames != GRID.window:
-        raise UsageError(
-            f"{model.text} sees {frames} frames at once, a window has {GRID.window}",
-            hint=f"take a video model of {GRID.window} frames",
-        )
     return family
+
+
+def _check_clip(model: ModelName, frames: int, grid: WindowGrid) -> None:
+    if 1 <= frames <= grid.window:
+        return
+    longer = [prefix for prefix, other in GRIDS.items() if 1 <= frames <= other.window]
+    hint = f"take a video model of at most {grid.window} frames"
+    if longer:
+        hint += f", or another grid: {longer[0]}{FORM}"
+    raise UsageError(
+        f"{model.text} sees {frames} frames at once, a window has {grid.window}", hint=hint
+    )
 
 
 def _processor_settings(folder: ModelFolder, modality: Modality) -> dict[str, Any]:
@@ -276,12 +288,19 @@ def _processor_settings(folder: ModelFolder, modality: Modality) -> dict[str, An
 
 
 def _encoder_spec(
-    family: Family, folder: ModelFolder, settings: Mapping[str, Any], rate: int
+    family: Family,
+    folder: ModelFolder,
+    settings: Mapping[str, Any],
+    rate: int,
+    grid: WindowGrid,
 ) -> EncoderSpec:
     parts = [family.words]
+    frames = family.clip_frames(folder.config)
+    if frames and frames != grid.window:
+        parts.append(f"{frames} frames spread evenly over the {grid.window} of a window")
     if family.modality == "audio":
-        parts.append(f"read at {GRID.sample_rate} Hz, {KAISER_BEST_WORDS}")
-    if family.modality == "audio" and rate != GRID.sample_rate:
+        parts.append(f"read at {grid.sample_rate} Hz, {KAISER_BEST_WORDS}")
+    if family.modality == "audio" and rate != grid.sample_rate:
         parts.append(f"each window resampled to {rate} Hz by torchaudio (Kaiser, width 64)")
     parts.append(f"settings {_mark(settings)}, configuration {_mark(folder.config)}")
     return EncoderSpec(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from extractors.grids import GRIDS
 from extractors.onepeace.spec import (
-    ONEPEACE,
+    ONEPEACE_IMAGE,
     RELEASED_SIZE,
     OnePeaceSize,
     Precision,
     in_precision,
+    onepeace_image_spec,
+    onepeace_spec,
 )
-from extractors.spec import Backbone, BackboneSpec
+from extractors.spec import Backbone, BackboneSpec, VisionEncoder
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -46,19 +53,11 @@ class OnePeaceLoader:
         """
         from extractors.audio.onepeace import load_onepeace_audio
         from extractors.device import select_device
-        from extractors.vision.onepeace import load_onepeace_video
 
         chosen = select_device(device)
         return Backbone(
             self.spec,
-            load_onepeace_video(
-                chosen,
-                spec=self.spec.vision,
-                size=self.size,
-                precision=self.precision,
-                threads=threads,
-                weights_dir=weights_dir,
-            ),
+            self._vision(chosen, threads, weights_dir),
             load_onepeace_audio(
                 chosen,
                 spec=self.spec.audio,
@@ -70,11 +69,45 @@ class OnePeaceLoader:
             ),
         )
 
+    def _vision(
+        self, device: torch.device, threads: int | None, weights_dir: Path | None
+    ) -> VisionEncoder:
+        if self.spec.vision.name == ONEPEACE_IMAGE.name:
+            from extractors.vision.onepeace_image import load_onepeace_image_encoder
 
-ONEPEACE_LOADERS: Mapping[str, OnePeaceLoader] = {
-    "onepeace": OnePeaceLoader(ONEPEACE),
-    "onepeace-fp16": OnePeaceLoader(in_precision(ONEPEACE, "onepeace-fp16", "float16"), "float16"),
-    "onepeace-bf16": OnePeaceLoader(
-        in_precision(ONEPEACE, "onepeace-bf16", "bfloat16"), "bfloat16"
-    ),
-}
+            return load_onepeace_image_encoder(
+                device,
+                spec=self.spec.vision,
+                size=self.size,
+                precision=self.precision,
+                threads=threads,
+                weights_dir=weights_dir,
+            )
+        from extractors.vision.onepeace import load_onepeace_video
+
+        return load_onepeace_video(
+            device,
+            spec=self.spec.vision,
+            size=self.size,
+            window=self.spec.grid.window,
+            precision=self.precision,
+            threads=threads,
+            weights_dir=weights_dir,
+        )
+
+
+_PRECISIONS: Mapping[str, Precision] = {"": "float32", "-fp16": "float16", "-bf16": "bfloat16"}
+_PAIRS = {"onepeace": onepeace_spec, "onepeace-image": onepeace_image_spec}
+
+
+def _loaders() -> Iterator[OnePeaceLoader]:
+    for prefix, grid in GRIDS.items():
+        for pair, describe in _PAIRS.items():
+            for suffix, precision in _PRECISIONS.items():
+                spec = describe(grid, name=f"{prefix}{pair}{suffix}")
+                if precision != "float32":
+                    spec = in_precision(spec, spec.name, precision)
+                yield OnePeaceLoader(spec, precision)
+
+
+ONEPEACE_LOADERS: Mapping[str, OnePeaceLoader] = {load.spec.name: load for load in _loaders()}

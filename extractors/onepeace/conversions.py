@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from extractors.onepeace.keys import Branch
-from extractors.onepeace.spec import BASE_WEIGHTS, K400_WEIGHTS, VISION_WEIGHTS
-from extractors.spec import WeightsFile
+from extractors.onepeace.spec import (
+    BASE_WEIGHTS,
+    K400_WEIGHTS,
+    ONEPEACE_AUDIO,
+    ONEPEACE_IMAGE,
+    ONEPEACE_VIDEO,
+    VISION_WEIGHTS,
+)
+from extractors.spec import BackboneSpec, WeightsFile
 from extractors.storage.safetensors_io import FormatFault, TensorFile, read_header
 from extractors.weights.find import locate_weights
 from pipeline.core.errors import EnvironmentFault
@@ -31,7 +38,7 @@ class Conversion:
     Attributes:
         branch: Which branch.
         checkpoint: File that it is made of.
-        optional: Whether it is of no backbone, but of an option.
+        optional: Whether it is of no backbone, but of an option of `load_onepeace_image`.
     """
 
     branch: Branch
@@ -49,7 +56,7 @@ class Conversion:
 CONVERSIONS = (
     Conversion("video", K400_WEIGHTS),
     Conversion("audio", BASE_WEIGHTS),
-    Conversion("image", BASE_WEIGHTS, optional=True),
+    Conversion("image", BASE_WEIGHTS),
     Conversion("image", VISION_WEIGHTS, optional=True),
 )
 
@@ -73,31 +80,51 @@ def find_converted(folder: Path, branch: Branch, checkpoint: WeightsFile) -> Pat
     return former if former.exists() and _source_of(former) == checkpoint.file else None
 
 
-def conversion_of(checkpoint: WeightsFile) -> Conversion | None:
-    """What backbones load of a checkpoint instead of itself; None where they load the file."""
-    found = (c for c in CONVERSIONS if not c.optional and c.checkpoint == checkpoint)
-    return next(found, None)
+_BRANCHES: Mapping[str, Branch] = {
+    ONEPEACE_VIDEO.name: "video",
+    ONEPEACE_AUDIO.name: "audio",
+    ONEPEACE_IMAGE.name: "image",
+}
 
 
-def is_converted(
-    checkpoint: WeightsFile, *, weights_dir: str | os.PathLike[str] | None = None
+def conversions_of(spec: BackboneSpec) -> dict[str, tuple[Conversion, ...]]:
+    """What a backbone loads of each of its checkpoints, by the checkpoint's file name.
+
+    Args:
+        spec: Any backbone; files that are loaded as they are have no entry.
+    """
+    found: dict[str, tuple[Conversion, ...]] = {}
+    for encoder in (spec.vision, spec.audio):
+        if encoder.name in _BRANCHES:
+            made = Conversion(_BRANCHES[encoder.name], encoder.weights)
+            found[encoder.weights.file] = (*found.get(encoder.weights.file, ()), made)
+    return found
+
+
+def are_converted(
+    made: Sequence[Conversion], *, weights_dir: str | os.PathLike[str] | None = None
 ) -> bool:
-    """Whether what backbones load of a checkpoint is on this machine."""
-    found = conversion_of(checkpoint)
-    return found is not None and locate_weights(found.weights, weights_dir=weights_dir) is not None
+    """Whether all that is loaded of a checkpoint is on this machine; False for nothing."""
+    return bool(made) and all(
+        locate_weights(one.weights, weights_dir=weights_dir) is not None for one in made
+    )
 
 
 def usable_conversion(
-    checkpoint: WeightsFile, *, weights_dir: str | os.PathLike[str] | None = None
+    made: Sequence[Conversion], *, weights_dir: str | os.PathLike[str] | None = None
 ) -> Path | None:
-    """What backbones load of a checkpoint, where it is whole by its header; None else.
+    """The first of what is loaded of a checkpoint, where all is whole by its header; None else.
 
     Args:
-        checkpoint: The file that it is made of.
+        made: What is loaded.
         weights_dir: Folder that must hold it; None is content with the cache.
     """
-    found = conversion_of(checkpoint)
-    place = None if found is None else locate_weights(found.weights, weights_dir=weights_dir)
+    places = [_usable(one, weights_dir) for one in made]
+    return places[0] if places and None not in places else None
+
+
+def _usable(made: Conversion, weights_dir: str | os.PathLike[str] | None) -> Path | None:
+    place = locate_weights(made.weights, weights_dir=weights_dir)
     if place is None or (weights_dir is not None and place[0] != "folder"):
         return None
     try:

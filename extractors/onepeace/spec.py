@@ -1,9 +1,19 @@
-"""ONE-PEACE on the grid of UniAV's features: video branch (Kinetics-400) and audio branch.
+"""ONE-PEACE: video branch (Kinetics-400) and audio branch, on UniAV's grid or another.
 
-The published features of UnAV-100 in this space come from these branches on this grid. How UniAV
-made them was never published in full; this is the best known recipe, down to the filter that sound
-is resampled with. Pictures are scaled with another filter than the public pipeline's, and nobody
-has reproduced the published arrays, so own and published features should not be mixed.
+The published features of UnAV-100 in this space come from these branches, on the project's own
+grid. How UniAV made them was never published in full; this is the best known recipe, down to the
+filter that sound is resampled with. Pictures are scaled with another filter than the public
+pipeline's, and nobody has reproduced the published arrays, so own and published features should not
+be mixed.
+
+The video branch takes 16 frames. Of a longer window, as on UnAV-100's own grid, it is given 16 that
+are spread evenly (`extractors.windows.even_frames`); nothing is published on this net and such
+windows. The audio branch's public interface repeats what is shorter than a second: so it does with
+a shorter window, after having normalised it.
+
+``onepeace-image`` has the image branch in the video branch's place: pictures and sound then lie in
+one space. It is what ONE-PEACE's authors advise for videos where nothing is fine-tuned: the mean of
+the frames' embeddings.
 
 This module holds only descriptions, which both the nets and their loader read. Half precision
 changes the features a little and therefore has names of its own.
@@ -14,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from extractors.grids import OWN_GRID
 from extractors.media.resampling import KAISER_BEST_WORDS
 from extractors.spec import BackboneSpec, EncoderSpec, WeightsFile
 from extractors.windows import WindowGrid
@@ -81,39 +92,87 @@ VISION_WEIGHTS = WeightsFile(
     about_bytes=6_067_731_848,
 )
 
-ONEPEACE_VIDEO = EncoderSpec(
-    name="onepeace-video-k400",
+LEAST_SAMPLES = 16_000  # of sound, which shorter windows are repeated to: a second
+
+
+def onepeace_spec(grid: WindowGrid, *, name: str = "onepeace") -> BackboneSpec:
+    """Both branches on a grid.
+
+    Args:
+        grid: Where windows lie.
+        name: Of the backbone.
+
+    Raises:
+        ValueError: A window has less than 16 frames.
+    """
+    frames, samples = RELEASED_SIZE.frames, grid.window_samples
+    if grid.window < frames:
+        raise ValueError(f"ONE-PEACE takes {frames} frames, a window has {grid.window}")
+    seen = f"{frames} consecutive frames"
+    if grid.window > frames:
+        seen = f"{frames} frames spread evenly over the {grid.window} of a window"
+    after = "a shorter stream repeated after that"
+    if samples < LEAST_SAMPLES:
+        after = f"repeated to {LEAST_SAMPLES} after that"
+    vision = EncoderSpec(
+        name="onepeace-video-k400",
+        modality="vision",
+        dim=1536,
+        classes=0,
+        unit="window",
+        preprocessing=(
+            f"{seen}, shorter side scaled to 256 by the reader (bilinear), middle "
+            "256x256, RGB, (x - [122.771, 116.746, 104.094]) / [68.5, 66.632, 70.323], mean over "
+            "frames of the class token"
+        ),
+        normalised=False,
+        weights=K400_WEIGHTS,
+    )
+    audio = EncoderSpec(
+        name="onepeace-audio",
+        modality="audio",
+        dim=1536,
+        classes=0,
+        unit="window",
+        preprocessing=(
+            f"16 kHz mono, {KAISER_BEST_WORDS}, each window of {samples} samples to zero mean and "
+            f"unit variance, {after}, projected class token"
+        ),
+        normalised=True,
+        weights=BASE_WEIGHTS,
+        short_sound="repeat",
+    )
+    return BackboneSpec(name=name, grid=grid, vision=vision, audio=audio)
+
+
+ONEPEACE_IMAGE = EncoderSpec(
+    name="onepeace-image",
     modality="vision",
     dim=1536,
     classes=0,
-    unit="window",
+    unit="frame",
     preprocessing=(
-        "16 consecutive frames, shorter side scaled to 256 by the reader (bilinear), middle "
-        "256x256, RGB, (x - [122.771, 116.746, 104.094]) / [68.5, 66.632, 70.323], mean over "
-        "frames of the class token"
+        "whole picture scaled to 256x256 as Pillow does (bicubic, antialiased, columns first; the "
+        "aspect is not kept), RGB, 0 .. 1, (x - [0.48145466, 0.4578275, 0.40821073]) / "
+        "[0.26862954, 0.26130258, 0.27577711], projected class token of unit length"
     ),
-    normalised=False,
-    weights=K400_WEIGHTS,
-)
-
-ONEPEACE_AUDIO = EncoderSpec(
-    name="onepeace-audio",
-    modality="audio",
-    dim=1536,
-    classes=0,
-    unit="window",
-    preprocessing=(
-        f"16 kHz mono, {KAISER_BEST_WORDS}, each window of 16000 samples to zero mean and unit "
-        "variance, a shorter stream repeated after that, projected class token"
-    ),
-    normalised=True,
+    normalised=False,  # a mean of unit vectors is shorter
     weights=BASE_WEIGHTS,
-    short_sound="repeat",
 )
 
-ONEPEACE = BackboneSpec(
-    name="onepeace", grid=WindowGrid(), vision=ONEPEACE_VIDEO, audio=ONEPEACE_AUDIO
-)
+
+def onepeace_image_spec(grid: WindowGrid, *, name: str = "onepeace-image") -> BackboneSpec:
+    """Image branch and audio branch on a grid.
+
+    Args:
+        grid: Where windows lie.
+        name: Of the backbone.
+    """
+    return replace(onepeace_spec(grid, name=name), vision=ONEPEACE_IMAGE)
+
+
+ONEPEACE = onepeace_spec(OWN_GRID)
+ONEPEACE_VIDEO, ONEPEACE_AUDIO = ONEPEACE.vision, ONEPEACE.audio
 
 
 def in_precision(spec: BackboneSpec, name: str, precision: Precision) -> BackboneSpec:

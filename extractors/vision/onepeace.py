@@ -3,7 +3,7 @@
 Source: Wang et al., "ONE-PEACE", 2023 (image branch); the video branch adds the adapters of
 Yang et al., "AIM: Adapting Image Models for Efficient Video Action Recognition", ICLR 2023.
 
-The video feature of a window is the mean over its 16 frames of the class token behind the last
+The video feature of a window is the mean over 16 frames of the class token behind the last
 norm, not normalised. Shapes: N items, T frames, L tokens with the class token first, D width.
 """
 
@@ -34,6 +34,7 @@ from extractors.onepeace.spec import (
 from extractors.onepeace.weights import load_branch
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
+from extractors.windows import even_frames
 
 MEAN = (122.771, 116.746, 104.094)  # of RGB 0..255
 STD = (68.5, 66.632, 70.323)
@@ -140,6 +141,8 @@ class OnePeaceVideoEncoder:
         net: The loaded net.
         spec: Its description.
         side: Height and width of the pictures that it sees.
+        window: Frames of a window, of which the net is given as many as it takes, spread evenly;
+            None for so many.
         device: Where it runs.
         dtype: Type of its weights and of the arithmetic.
         threads: CPU cores to use; None takes torch's number of threads.
@@ -153,6 +156,7 @@ class OnePeaceVideoEncoder:
         spec: EncoderSpec,
         *,
         side: int,
+        window: int | None = None,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
@@ -160,7 +164,9 @@ class OnePeaceVideoEncoder:
         self.spec = spec
         self._net = net.eval()
         self._side = side
-        self._frames = net.temporal_embedding.shape[1]
+        taken = net.temporal_embedding.shape[1]
+        self._window = window or taken
+        self._places = even_frames(self._window, taken)
         self._dtype = dtype
         self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
         self._std = torch.tensor(STD, device=device).view(3, 1, 1)
@@ -176,14 +182,16 @@ class OnePeaceVideoEncoder:
     def embed(self, frames: NDArray[np.uint8]) -> Encoded:
         """Encode (N, window, H, W, 3) RGB frames of a `frame_size`; the middle square is seen."""
         shape = frames.shape
-        fits = frames.ndim == 5 and shape[1] == self._frames and shape[4] == 3
+        fits = frames.ndim == 5 and shape[1] == self._window and shape[4] == 3
         if not fits or frames.dtype != np.uint8 or min(shape[2:4]) < self._side:
             raise ValueError(
-                f"frames must be (N, {self._frames}, H, W, 3) uint8 with H and W of at least "
+                f"frames must be (N, {self._window}, H, W, 3) uint8 with H and W of at least "
                 f"{self._side}, got {shape} {frames.dtype}"
             )
         top, left = ((length - self._side) // 2 for length in shape[2:4])
         square = frames[:, :, top : top + self._side, left : left + self._side]
+        if len(self._places) < self._window:
+            square = square[:, self._places]
         (embeddings,) = self._run(square)
         return Encoded(embeddings, None)
 
@@ -197,6 +205,7 @@ def load_onepeace_video(
     *,
     spec: EncoderSpec = ONEPEACE_VIDEO,
     size: OnePeaceSize = RELEASED_SIZE,
+    window: int | None = None,
     precision: Precision = "float32",
     threads: int | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
@@ -207,6 +216,7 @@ def load_onepeace_video(
         device: Where it runs.
         spec: Its description.
         size: Its measures.
+        window: Frames of a window; None for as many as the net takes.
         precision: Type of its weights and of the arithmetic.
         threads: CPU cores to use; None takes torch's number of threads.
         weights_dir: Folder of the weights.
@@ -225,7 +235,13 @@ def load_onepeace_video(
     )
     dtype = getattr(torch, precision)
     return OnePeaceVideoEncoder(
-        net, spec, side=size.image_side, device=device, dtype=dtype, threads=threads
+        net,
+        spec,
+        side=size.image_side,
+        window=window,
+        device=device,
+        dtype=dtype,
+        threads=threads,
     )
 
 

@@ -6,8 +6,8 @@ standard deviation): it is read off the processor for all 256 values once, so th
 bit by bit what the processor would hand it. The processors on Pillow are used whatever is
 installed, because those on torchvision scale a little differently.
 
-Shapes: n frames, N frames or windows in a batch, T frames of a window, H and W as decoded, h and w
-as the net sees them.
+Shapes: n frames, N frames or windows in a batch, T frames of a window (of which a video net may see
+fewer), H and W as decoded, h and w as the net sees them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from extractors.hf.model import HfModel
 from extractors.hf.net import load_encoder, pool
 from extractors.runner import Runner
 from extractors.spec import Encoded
-from extractors.windows import WindowGrid
+from extractors.windows import WindowGrid, even_frames
 from pipeline.core.errors import EnvironmentFault
 
 _PROBES = ((48, 64), (64, 48))  # heights and widths that tell what a processor makes of pictures
@@ -83,7 +83,7 @@ class HfVisionEncoder:
         net: The loaded net.
         model: What it is.
         preparer: Its preprocessing.
-        frames: Frames of a window.
+        window: Frames of a window; a video net that takes fewer is given some, spread evenly.
         device: Where the net is.
         threads: CPU cores to use; None takes torch's number of threads.
     """
@@ -96,7 +96,7 @@ class HfVisionEncoder:
         model: HfModel,
         preparer: PicturePreparer,
         *,
-        frames: int,
+        window: int,
         device: torch.device,
         threads: int | None = None,
     ) -> None:
@@ -106,7 +106,10 @@ class HfVisionEncoder:
         self._preparer = preparer
         self._table = torch.from_numpy(preparer.table).to(device)
         whole = model.family.unit == "window"
-        self._shape = (*((frames,) if whole else ()), *preparer.size, 3)
+        self._shape = (*((window,) if whole else ()), *preparer.size, 3)
+        self._places: NDArray[np.int64] | None = None  # frames of a window that are seen; all
+        if whole and (taken := model.family.clip_frames(model.folder.config)) != window:
+            self._places = even_frames(window, taken)
         self._run = Runner(
             self._forward,
             device=device,
@@ -131,7 +134,8 @@ class HfVisionEncoder:
             raise ValueError(
                 f"frames must be (N, {wanted}) uint8, got {frames.shape} {frames.dtype}"
             )
-        (embeddings,) = self._run(frames)
+        seen = frames if self._places is None else frames[:, self._places]
+        (embeddings,) = self._run(seen)
         return Encoded(embeddings, None)
 
     def _forward(self, frames: Tensor) -> tuple[Tensor, ...]:
@@ -169,7 +173,7 @@ def load_hf_vision(
         )
     preparer = PicturePreparer(processor)
     _check_side(net, model, preparer)
-    return HfVisionEncoder(net, model, preparer, frames=grid.window, device=device, threads=threads)
+    return HfVisionEncoder(net, model, preparer, window=grid.window, device=device, threads=threads)
 
 
 def _check_side(net: nn.Module, model: HfModel, preparer: PicturePreparer) -> None:

@@ -85,6 +85,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
+    from extractors.grids import HOW_TO_CHOOSE, plain_names
     from extractors.weights.find import cache_folder, locate_weights
 
     places = [
@@ -110,11 +111,12 @@ def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
             _size(entry.weights, place and place[1]),
             entry.weights.licence,
             "missing" if place is None else place[0],
-            ", ".join(entry.backbones) or "(an option)",
+            ", ".join(plain_names(entry.backbones)) or "(an option)",
         )
         for entry, place in places
     ]
     print(_aligned([("file", "size", "licence", "where", "backbones"), *table]))
+    print(HOW_TO_CHOOSE)
     print(f"cache: {cache_folder()}")
     return 0
 
@@ -131,7 +133,7 @@ def _fetch(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
     def fetch(entry: CatalogueEntry) -> tuple[str, Path]:
         weights = entry.weights
         if weights.file not in args.names:
-            converted = usable_conversion(weights, weights_dir=args.weights_dir)
+            converted = usable_conversion(entry.loaded, weights_dir=args.weights_dir)
             if converted is not None:
                 return "not needed, what is loaded of it is converted already", converted
         path = fetch_weights(
@@ -179,7 +181,7 @@ def _published(
 
 
 def _verify(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
-    from extractors.onepeace.conversions import is_converted
+    from extractors.onepeace.conversions import are_converted
     from extractors.weights.find import locate_weights
 
     places = {
@@ -191,7 +193,7 @@ def _verify(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
         """Nobody needs all files; of a backbone, what was converted is enough."""
         if places[entry.weights.file] is not None or entry.weights.file in args.names:
             return True
-        converted = is_converted(entry.weights, weights_dir=args.weights_dir)
+        converted = are_converted(entry.loaded, weights_dir=args.weights_dir)
         return bool(args.names) and not entry.conversion and not converted
 
     def verify(entry: CatalogueEntry) -> tuple[str, Path]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # fixtures of the tests
 
-from extractors.i3d_vggish_spec import OWN_GRID, UNAV_GRID
+from extractors.grids import OWN_GRID, UNAV_GRID
 from extractors.vision.i3d import I3DStream
 from extractors.vision.i3d_keys import BN_EPS_VIDEO_FEATURES, fold, recognise, to_canonical
 from extractors.vision.i3d_net import I3DNet

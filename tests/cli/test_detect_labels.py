@@ -41,17 +41,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("picture", ["clip", "siglip"])
+@pytest.mark.parametrize(("grid", "picture"), [("", "clip"), ("", "siglip"), ("unav-", "clip")])
 def test_labels_go_from_a_film_to_valid_json(
-    clip: Path, models: Path, picture: str, capsys: pytest.CaptureFixture[str]
+    clip: Path, models: Path, grid: str, picture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["detect", str(clip), "--labels", ",".join(MANY), "--device", "cpu"]
-    command += ["--backbone", f"hf:{models / picture}+{models / 'clap-fused'}"]
+    command += ["--backbone", f"{grid}hf:{models / picture}+{models / 'clap-fused'}"]
     command += ["--format", "json", "--out", "-", "--min-score", "0.05"]
     assert main(command) == 0
     [video] = json.loads(capsys.readouterr().out)["videos"]
     assert video["duration"] == pytest.approx(2, abs=0.1)
-    assert video["detector"].startswith("open vocabulary (hf:")
+    assert video["detector"].startswith(f"open vocabulary ({grid}hf:")
     for event in video["events"]:
         assert event["label"] in MANY
         assert 0 <= event["start"] < event["end"] <= video["duration"]

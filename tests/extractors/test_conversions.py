@@ -13,9 +13,15 @@ import pytest
 import torch
 
 from extractors.audio.onepeace import load_onepeace_audio
-from extractors.onepeace.conversions import HASH_FIELD, is_converted, verify_conversion
+from extractors.onepeace.conversions import (
+    HASH_FIELD,
+    are_converted,
+    conversions_of,
+    verify_conversion,
+)
 from extractors.onepeace.spec import BASE_WEIGHTS, K400_WEIGHTS
 from extractors.preview import preview_spec
+from extractors.registry import backbone_spec
 from extractors.storage.safetensors_io import TensorSource, read_header, value_offset, write_tensors
 from extractors.weights.watch import Silent
 from fixtures.onepeace import TINY, write_base
@@ -89,8 +95,11 @@ def test_a_conversion_without_a_hash_is_neither_right_nor_wrong(branch: Path) ->
 
 
 def test_a_branch_stands_for_its_checkpoint(folder: Path, tmp_path: Path, branch: Path) -> None:
-    assert is_converted(BASE_WEIGHTS, weights_dir=tmp_path)
-    assert not is_converted(K400_WEIGHTS, weights_dir=tmp_path)
+    made = conversions_of(backbone_spec("onepeace"))
+    assert are_converted(made[BASE_WEIGHTS.file], weights_dir=tmp_path)
+    assert not are_converted(made[K400_WEIGHTS.file], weights_dir=tmp_path)
+    assert not conversions_of(backbone_spec("lite"))
+    assert not are_converted((), weights_dir=tmp_path)
 
 
 def test_a_preview_asks_for_nothing_that_was_converted(

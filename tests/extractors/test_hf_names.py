@@ -203,11 +203,25 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(
         backbone_spec(f"hf:{copy}+{hf_models['ast']}")
 
 
-def test_a_video_model_of_other_clips_is_refused(hf_models: Models, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frames", [32, 0])
+def test_a_video_model_of_longer_clips_is_refused(
+    frames: int, hf_models: Models, tmp_path: Path
+) -> None:
     copy = copy_of(hf_models["videomae"], tmp_path / "videomae")
-    edit_json(copy / "config.json", num_frames=8)
-    with pytest.raises(UsageError, match="sees 8 frames at once, a window has 16"):
+    edit_json(copy / "config.json", num_frames=frames)
+    with pytest.raises(UsageError, match=f"sees {frames} frames at once, a window has 16"):
         backbone_spec(f"hf:{copy}+{hf_models['ast']}")
+
+
+def test_a_video_model_of_shorter_clips_says_how_it_is_given_them(
+    hf_models: Models, tmp_path: Path
+) -> None:
+    copy = copy_of(hf_models["videomae"], tmp_path / "videomae")
+    whole = backbone_spec(f"hf:{copy}+{hf_models['ast']}")
+    assert "evenly" not in whole.vision.preprocessing
+    edit_json(copy / "config.json", num_frames=8)
+    spec = backbone_spec(f"hf:{copy}+{hf_models['ast']}")
+    assert "8 frames spread evenly over the 16 of a window" in spec.vision.preprocessing
 
 
 @pytest.mark.parametrize(
@@ -306,6 +320,7 @@ def test_widths_that_a_configuration_leaves_out_are_those_of_the_library(name: s
     part, key, _ = family.width
     assert family.dim({}) == getattr(getattr(config, part) if part else config, key)
     assert (family.modality == "vision") == (name in PICTURES)
+    assert family.clip_frames({}) == getattr(config, "num_frames", 0)
     if family.text is not None:
         assert family.text.positions == config.text_config.max_position_embeddings
 

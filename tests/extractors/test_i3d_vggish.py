@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from extractors.audio.mel import VGGISH_OFFSET, log_mel_patches
 from extractors.features import concatenate_rows
+from extractors.grids import UNAV_GRID
 from extractors.i3d_vggish import I3D_VGGISH_LOADERS, I3DVggishLoader
-from extractors.i3d_vggish_spec import I3D_FLOW_WEIGHTS, I3D_RGB_FLOW, RAFT_WEIGHTS, UNAV_GRID
+from extractors.i3d_vggish_spec import I3D_FLOW_WEIGHTS, I3D_RGB_FLOW, RAFT_WEIGHTS
 from extractors.media.audio import open_audio
 from extractors.media.info import AudioStream, MediaInfo
 from extractors.media.probe import probe

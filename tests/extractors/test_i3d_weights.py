@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from extractors.checkpoints.tensorflow import DATA_SUFFIX
+from extractors.grids import OWN_GRID, UNAV_GRID
 from extractors.i3d_vggish_spec import (
     I3D_RGB_WEIGHTS,
     I3D_VARIANTS,
     ORIGINAL,
-    OWN_GRID,
-    UNAV_GRID,
     VIDEO_FEATURES,
     I3DVariant,
 )

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from extractors.grids import HOW_TO_CHOOSE, plain_names
 from extractors.hf.model import FORM
 from extractors.registry import backbone_names, backbone_spec, load_backbone
 from extractors.spec import AudioEncoder, BackboneSpec, VisionEncoder
@@ -54,8 +55,8 @@ def test_descriptions_may_grow_without_changing_the_digest_of_old_stores() -> No
 def test_an_unknown_name_is_answered_with_the_list() -> None:
     with pytest.raises(UsageError) as caught:
         load_backbone("zebra")
-    listed = ", ".join([*backbone_names(), FORM])
-    said = f"unknown backbone 'zebra' (backbones: {listed})"
+    listed = ", ".join([*plain_names(backbone_names()), FORM])
+    said = f"unknown backbone 'zebra' (backbones: {listed}; {HOW_TO_CHOOSE})"
     assert str(caught.value) == said
 
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from extractors.audio.mel import VGGISH_OFFSET, log_mel, log_mel_patches
 from extractors.audio.vggish import VGGishEncoder, VGGishNet, load_vggish, load_vggish_net
 from extractors.audio.vggish_pca import VggishPca, load_vggish_pca
+from extractors.grids import OWN_GRID, UNAV_GRID
 from extractors.i3d_vggish_spec import (
-    OWN_GRID,
-    UNAV_GRID,
     VGGISH_PCA_WEIGHTS,
     VGGISH_WEIGHTS,
     PostProcessing,

@@ -27,6 +27,42 @@ def test_smoothing_over_one_step_changes_nothing_and_an_empty_video_stays_empty(
     assert smooth(np.zeros((0, 3), np.float32), np.zeros(0, bool), 5).shape == (0, 3)
 
 
+@given(hnp.arrays(np.float32, (11, 2), elements=st.floats(0, 1, width=32)), st.integers(1, 15))
+def test_the_other_smoothing_is_the_median_of_the_valid_steps_around(
+    values: np.ndarray, width: int
+) -> None:
+    valid = np.array([1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 1], dtype=bool)
+    found = smooth(values, valid, width, by="median")
+    for t in range(11):
+        near = [
+            k for k in range(t - width // 2, t - width // 2 + width) if 0 <= k < 11 and valid[k]
+        ]
+        expected = np.median(values[near], axis=0) if valid[t] else np.zeros(2)
+        assert found[t] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_median_drops_single_steps_and_keeps_borders_where_they_are() -> None:
+    values = np.zeros((30, 1), np.float32)
+    values[10:20], values[14], values[25] = 0.9, 0.1, 0.9
+    found = smooth(values, np.ones(30, bool), 5, by="median")
+    assert np.flatnonzero(found[:, 0] > 0.5).tolist() == list(range(10, 20))
+    assert set(np.unique(found)) == {np.float32(0.0), np.float32(0.9)}
+    mean = smooth(values, np.ones(30, bool), 5)
+    assert len(np.unique(mean)) > 2, "a mean makes slopes of borders"
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_a_video_without_a_valid_step_stays_empty_whatever_smooths_it(steps: int) -> None:
+    found = smooth(np.ones((steps, 3), np.float32), np.zeros(steps, bool), 5, by="median")
+    assert found.shape == (steps, 3)
+    assert not found.any()
+
+
+def test_an_unknown_filter_is_refused() -> None:
+    with pytest.raises(ValueError, match="filter='mode' is none of mean, median"):
+        Recipe(filter="mode")
+
+
 def test_candidates_are_the_runs_of_all_thresholds_with_their_contrast() -> None:
     x = np.float32([0, 0, 0.3, 0.6, 0.6, 0.3, 0, 0, 0.9])
     begin, end, score = candidates(x, thresholds=(0.2, 0.5, 0.8), outer=0.5)

@@ -252,11 +252,12 @@ def test_the_method_chooses_a_detector_that_needs_no_training(nets: None) -> Non
     assert {"agreement", "clasp"} <= set(METHODS)
 
 
+@pytest.mark.parametrize("backbone", ["hf:a+b", "unav-hf:a+b"])
 def test_a_pair_of_encoders_with_text_makes_its_anchors_on_free_text(
-    monkeypatch: pytest.MonkeyPatch,
+    backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_encoders, "load_open_vocabulary", lambda labels, **rest: words(labels))
-    found = load_detector(method="clasp", backbone="hf:a+b", labels=["glass smashing"])
+    found = load_detector(method="clasp", backbone=backbone, labels=["glass smashing"])
     assert isinstance(found, AnchoredDetector) and found.labels == ("glass smashing",)
 
 

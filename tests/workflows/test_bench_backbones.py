@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from extractors.audio.onepeace import OnePeaceAudioEncoder
 from extractors.audio.vggish import VGGishEncoder, VGGishNet
-from extractors.i3d_vggish_spec import OWN_GRID, vggish_spec
+from extractors.grids import OWN_GRID
+from extractors.i3d_vggish_spec import vggish_spec
 from extractors.joint import DEVICE_ROWS
 from extractors.onepeace.spec import ONEPEACE_AUDIO, ONEPEACE_VIDEO, RELEASED_SIZE
 from extractors.vision.i3d import I3DStream

@@ -13,7 +13,7 @@ import pytest
 
 from extractors.features import Features, Summary
 from extractors.media.ffmpeg import ffmpeg_binary
-from extractors.spec import Backbone, BackboneSpec, Encoded, Modality
+from extractors.spec import MODALITIES, Backbone, BackboneSpec, Encoded, Modality
 from extractors.windows import WindowGrid
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Event
@@ -21,6 +21,7 @@ from tests.fixtures.backbones import encoder_spec
 from tests.fixtures.texts import DIMS, PlantedTexts, direction
 from workflows.detection.open_vocabulary import OpenVocabularyDetector, OpenVocabularySettings
 from workflows.unav100 import class_names
+from workflows.weak.predict import LocalisationSettings
 
 GRID = WindowGrid()
 STEPS = 80
@@ -250,6 +251,50 @@ def test_a_class_that_was_asked_for_is_believed_sooner_than_one_of_a_long_list()
     events, _ = OpenVocabularyDetector(BACKBONE, PlantedTexts).detect_features(features)
     [unasked] = [event for event in events if event.label == "dog barking"]
     assert asked.score > unasked.score > 0.3
+
+
+# ---- the recipe of localisation from labels of whole videos ----------------------------------
+
+
+def test_the_recipe_is_that_of_a_trained_clasp() -> None:
+    ours, clasp = OpenVocabularySettings(), LocalisationSettings()
+    assert ours.recipe == clasp.recipe
+    assert ours.max_total == clasp.max_total == 100
+    assert ours.recipe.thresholds == (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    assert 0.25 <= ours.recipe.outer <= 0.5
+    assert (ours.recipe.video_weight, ours.recipe.sigma) == (0.2, 0.4)
+
+
+def test_a_label_that_fills_more_of_the_video_scores_higher_by_a_fifth_of_its_video_score() -> None:
+    """score = (contrast + 0.2 v) / 1.2, with v the mean of the best eighth of the steps."""
+    spans = {"dog barking": (20, 24)}
+    features = planted(heard=spans, seen=spans, noise=0.0)
+    settings = OpenVocabularySettings()
+    without = replace(settings, recipe=replace(settings.recipe, video_weight=0.0))
+    [ours] = detector(settings=settings).detect_features(features)[0]
+    [plain] = detector(settings=without).detect_features(features)[0]
+    assert (ours.start, ours.end) == (plain.start, plain.end)
+    # 4 of the best 10 of 80 steps are certain, and agree; nothing is there at the others.
+    assert ours.score == pytest.approx((plain.score + 0.2 * 0.4) / 1.2, abs=0.01)
+
+
+def test_the_best_hundred_candidates_are_kept_and_of_a_long_video_so_many_for_each_piece() -> None:
+    barks = {"dog barking": (0, 0)}
+    features = planted(heard=barks, seen=barks, steps=1600, noise=0.0)
+    arrays = dict(features.arrays)
+    for modality in MODALITIES:
+        rows = arrays[modality].copy()
+        for first in range(10, 1590, 20):  # 79 barks, each of 8 steps
+            rows[first : first + 8] = direction("dog barking", modality)
+        arrays[modality] = rows
+    features = replace(features, arrays=arrays)
+    few = detector("dog barking", settings=OpenVocabularySettings(max_total=2))
+    assert len(few.detect_features(features)[0]) == 2 * 3  # pieces of 768 steps that share 256
+    part = {name: array[:768] for name, array in arrays.items()}
+    summary = replace(features.summary, steps=768, duration=GRID.span(767)[1])
+    short = replace(features, arrays=part, summary=summary)
+    assert len(few.detect_features(short)[0]) == 2
+    assert len(found(features, "dog barking")) == 79
 
 
 # ---- streams that are not whole ---------------------------------------------------------------

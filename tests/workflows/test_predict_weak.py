@@ -14,10 +14,11 @@ from extractors.features import Features
 from extractors.storage.store import FeatureStore
 from model.checkpoint import Card
 from model.clasp import CLASP, Activation
+from model.decoding import DecodingSettings
 from pipeline.core.errors import CheckpointError
 from pipeline.core.events import AGREEMENT
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, add_video, noise
-from workflows.weak.predict import WeakPredictor
+from workflows.weak.predict import LocalisationSettings, WeakPredictor
 
 ARCHITECTURE = {"vision_dim": VISION_DIM, "audio_dim": AUDIO_DIM, "classes": len(CLASSES)}
 
@@ -72,6 +73,38 @@ def test_curves_show_agreement_beside_the_classes(features: Features) -> None:
     assert curves.labels[-1] == AGREEMENT and curves.labels[0] == CLASSES[1]
     assert curves.values.shape == (features.steps, len(curves.labels))
     assert curves.values[10, -1] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_median_smooths_where_the_recipe_says_so(features: Features) -> None:
+    """The plateau of 8 steps keeps its borders; a mean over 5 steps makes slopes of them."""
+    settings = LocalisationSettings()
+    recipe = replace(settings.recipe, filter="median")
+    torch.manual_seed(0)
+    model: nn.Module = Told(**ARCHITECTURE, channels=8, heads=2).eval()
+    assert isinstance(model, CLASP)
+    card = Card(ARCHITECTURE, CLASSES, {}, features.digest, method="clasp")
+    smoothed = WeakPredictor(model, card, settings=replace(settings, recipe=recipe))(features)
+    borders = {(event.start, event.end) for event in smoothed if event.label == CLASSES[1]}
+    grid = features.grid
+    assert borders == {(float(grid.to_seconds(7.5)), float(grid.to_seconds(15.5)))}
+    plain = {(e.start, e.end) for e in predictor(features.digest)(features)}
+    assert len([border for border in plain if border not in borders]) > 1
+
+
+def test_candidates_are_kept_for_each_piece_of_a_long_video(tmp_path: Path) -> None:
+    """A limit of short videos would leave an hour with a hundred."""
+    store = FeatureStore.create(tmp_path / "store", SPEC)
+    add_video(store, "long.mp4", noise(np.random.default_rng(0), 100))
+    features = store.read("long.mp4")
+    torch.manual_seed(0)
+    model: nn.Module = Told(**ARCHITECTURE, channels=8, heads=2).eval()
+    assert isinstance(model, CLASP)
+    card = Card(ARCHITECTURE, CLASSES, {}, features.digest, method="clasp")
+    pieces = DecodingSettings(chunk=40, overlap=0)
+    settings = LocalisationSettings(max_total=1, pieces=pieces)
+    assert len(WeakPredictor(model, card, settings=settings)(features)) == 3
+    whole = replace(settings, pieces=DecodingSettings())
+    assert len(WeakPredictor(model, card, settings=whole)(features)) == 1
 
 
 def test_features_of_another_backbone_are_refused(features: Features) -> None:

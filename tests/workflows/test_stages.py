@@ -18,11 +18,12 @@ from extractors.storage.store import FeatureStore
 from model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from pipeline.config import load_recipe
 from pipeline.core.errors import CheckpointError, ConfigError, StoreError, UsageError
-from pipeline.recipe import Recipe
+from pipeline.recipe import DataConfig, OutputConfig, Recipe
+from pipeline.recipe_weak import LocaliseConfig
 from tests.fixtures.planted import CLASSES, PLANTED, SPEC, add_video, noise, plant
 from workflows.detection.predict import TrainedDetector
 from workflows.evaluate import evaluate_file
-from workflows.stages import run_stages
+from workflows.stages import _fingerprint, run_stages
 
 SMALL = {
     "backbone": {"name": "planted"},
@@ -117,6 +118,17 @@ def test_a_second_run_finds_nothing_to_do_and_a_change_is_noticed(
     assert outcomes(other, "eval") == ["eval done"]
     changed = recipe_of(tmp_path, planted, *QUICK)
     assert outcomes(changed, "train") == ["train done"]
+
+
+def test_a_value_that_came_later_leaves_finished_runs_finished(planted: tuple[Path, Path]) -> None:
+    """The mark of ``localise`` is the one it had before there was ``localise.filter``."""
+    nowhere = Path("/nowhere/of this name")
+    data, output = DataConfig(features=nowhere, annotations=nowhere), OutputConfig(folder=nowhere)
+    recipe, store = Recipe(data=data, output=output), FeatureStore.open(planted[0])
+    found = _fingerprint(recipe, store, [], ["localise"])
+    assert found == "5ef7e0ac766fd3a8cafbadb327b4f9496620931361955de846176f1a4ab9563f"
+    other = replace(recipe, localise=LocaliseConfig(filter="median"))
+    assert _fingerprint(other, store, [], ["localise"]) != found
 
 
 def test_new_videos_in_the_store_that_no_subset_uses_change_nothing(

@@ -20,7 +20,7 @@ from extractors.features import Features, Rows
 from extractors.media.video import ReaderChoice
 from extractors.spec import Backbone
 from extractors.windows import WindowGrid
-from model.activation import Recipe, segments_from_activation, smooth
+from model.activation import STANDARD, STANDARD_KEPT, Recipe, smooth
 from model.agreement import FloatArray
 from model.anchored import AnchorSettings, Stream, anchored_activation
 from model.decoding import DecodingSettings, piece_hop
@@ -32,7 +32,7 @@ from pipeline.core.events import AGREEMENT, Curves, Detections, Event
 from workflows.detection.agreement import AgreementScorer, AgreementSettings
 from workflows.detection.joint_classes import JointTable
 from workflows.detection.joint_scan import scan_video
-from workflows.detection.localise import once, segment_events
+from workflows.detection.localise import candidate_events, most_kept, once
 from workflows.detection.open_vocabulary import OpenVocabularyDetector
 from workflows.detection.piecewise import BLOCK_STEPS, PLAIN_CURVES
 from workflows.labels import known_labels
@@ -48,13 +48,15 @@ class AnchoredSettings:
     Attributes:
         anchors: Which steps, and how far their word reaches.
         recipe: That of a trained CLASP (`workflows.weak.predict.LocalisationSettings`).
+        max_total: Candidates kept of a video, likewise.
         min_score: Weaker events are not reported; where F is largest on real sounds and pictures
             put together (`pipeline bench agreement FOLDER --method clasp`).
         pieces: How a long video is cut.
     """
 
     anchors: AnchorSettings = field(default_factory=AnchorSettings)
-    recipe: Recipe = field(default_factory=lambda: Recipe(outer=0.5, video_weight=0.2))
+    recipe: Recipe = STANDARD
+    max_total: int = STANDARD_KEPT
     min_score: float = 0.35
     pieces: DecodingSettings = field(default_factory=DecodingSettings)
 
@@ -104,15 +106,16 @@ class AnchoredScorer:
         """
         self._buffer.finish()
         said = join_pieces(self._said, self._starts, chunk=self.settings.pieces.chunk)
-        recipe = self.settings.recipe
-        activation = smooth(said.activation.numpy(), said.valid.numpy(), recipe.smoothing)
-        found = segment_events(
-            segments_from_activation(activation, recipe, video_scores=said.video.numpy()),
+        recipe, valid = self.settings.recipe, said.valid.numpy()
+        found = candidate_events(
+            smooth(said.activation.numpy(), valid, recipe.smoothing, by=recipe.filter),
+            recipe,
             self.labels,
             grid,
-            steps=len(said.valid),
             duration=duration,
+            video_scores=said.video.numpy(),
             min_score=self.settings.min_score,
+            most=most_kept(len(valid), self.settings.max_total, self.settings.pieces),
         )
         events = once(found)
         return events, self._curves(said, events, grid)

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.windows import WindowGrid
-from model.activation import Recipe, segments_from_activation, smooth
+from model.activation import Recipe, smooth
 from model.agreement import FloatArray, agreement
+from model.decoding import DecodingSettings
+from model.localisation import video_scores
 from pipeline.core.events import Curves, Event
-from workflows.detection.localise import once, segment_events
+from workflows.detection.localise import candidate_events, most_kept, once
 
 SPARE_CURVES = 3  # strongest classes without an event that still get a curve
 SPARE_CURVE_PEAK = 0.2
@@ -30,12 +32,24 @@ class JointActivation:
         labels: Names of the C classes.
         recipe: From activation to events.
         min_score: Weaker events are not reported.
+        max_total: Candidates kept of a video; of a long one, for each piece. None for all.
+        pieces: Of a long video.
     """
 
-    def __init__(self, labels: Sequence[str], *, recipe: Recipe, min_score: float) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        *,
+        recipe: Recipe,
+        min_score: float,
+        max_total: int | None = None,
+        pieces: DecodingSettings | None = None,
+    ) -> None:
         self.labels = tuple(labels)
         self._recipe = recipe
         self._min_score = min_score
+        self._max_total = max_total
+        self._pieces = pieces or DecodingSettings()
         self._activation: list[NDArray[np.float16]] = []
         self._valid: list[NDArray[np.bool_]] = []
 
@@ -62,16 +76,22 @@ class JointActivation:
         valid = np.concatenate(self._valid or [np.zeros(0, bool)])
         self._activation.clear()
         self._valid.clear()
+        recipe, kept = self._recipe, self._max_total
+        video = video_scores(activation, valid, settings=self._pieces)
         for index in range(classes):  # by column: smoothing works in double precision
             column = slice(index, index + 1)
-            activation[:, column] = smooth(activation[:, column], valid, self._recipe.smoothing)
-        found = segment_events(
-            segments_from_activation(activation, self._recipe),
+            activation[:, column] = smooth(
+                activation[:, column], valid, recipe.smoothing, by=recipe.filter
+            )
+        found = candidate_events(
+            activation,
+            recipe,
             self.labels,
             grid,
-            steps=len(valid),
             duration=duration,
+            video_scores=video,
             min_score=self._min_score,
+            most=None if kept is None else most_kept(len(valid), kept, self._pieces),
         )
         events = once(found)
         return events, self._curves(activation, events, grid)

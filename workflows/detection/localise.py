@@ -6,12 +6,57 @@ Shapes: T steps, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
 from extractors.windows import WindowGrid
-from model.activation import Segments
+from model.activation import AnyFloats, Recipe, Segments, segments_from_activation
+from model.decoding import DecodingSettings, piece_starts
 from pipeline.core.events import Event
+
+
+def candidate_events(
+    activation: AnyFloats,
+    recipe: Recipe,
+    labels: Sequence[str],
+    grid: WindowGrid,
+    *,
+    duration: float,
+    video_scores: AnyFloats | None = None,
+    min_score: float = 0.0,
+    most: int | None = None,
+) -> list[Event]:
+    """Candidates of one video, best first; one event may be among them at several lengths.
+
+    Args:
+        activation: (T, K), smoothed, zero where picture or sound is not there.
+        recipe: From activation to segments.
+        labels: Name of each class.
+        grid: Where the steps lie.
+        duration: Seconds; events end there at the latest.
+        video_scores: (K,); needed where the recipe uses them.
+        min_score: Weaker candidates are left out.
+        most: How many are kept; None for all. See `most_kept`.
+    """
+    segments = segments_from_activation(activation, recipe, video_scores=video_scores)
+    events = segment_events(
+        segments, labels, grid, steps=len(activation), duration=duration, min_score=min_score
+    )
+    return list(islice(events, most))
+
+
+def most_kept(steps: int, per_piece: int, pieces: DecodingSettings) -> int:
+    """How many candidates are kept of a video: so many for each piece that it is cut into.
+
+    A limit of a benchmark of short videos would lose most events of a long one.
+
+    Args:
+        steps: T of the video.
+        per_piece: Limit of a video in one piece.
+        pieces: How long ones are cut.
+    """
+    return per_piece * len(piece_starts(steps, pieces))
 
 
 def segment_events(

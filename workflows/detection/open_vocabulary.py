@@ -20,7 +20,7 @@ from extractors.media.video import ReaderChoice
 from extractors.spec import MODALITIES, Backbone, Modality
 from extractors.text import TextEncoder
 from extractors.windows import WindowGrid
-from model.activation import Recipe
+from model.activation import STANDARD, STANDARD_KEPT, Recipe
 from model.zero_shot import TextSpace, text_probabilities
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Detections, Event
@@ -54,14 +54,16 @@ class OpenVocabularySettings:
             its videos, and there 57 % of the time.
         competitors: Names of other events that stand against every label. They do not depend on
             what else is asked for, so that one more label never moves the events of another.
-        recipe: From activation to events.
+        recipe: From activation to events: that of CLASP, with the video's score of a label.
+        max_total: Candidates kept of a video; of a long one, for each piece.
         min_score: Weaker events are not reported.
     """
 
     prior: float = 0.05
     unasked_prior: float = 0.01
     competitors: tuple[str, ...] = field(default_factory=class_names)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = STANDARD
+    max_total: int = STANDARD_KEPT
     min_score: float = 0.3
 
 
@@ -120,7 +122,10 @@ class OpenVocabularyScorer:
     def __init__(self, vocabulary: Vocabulary, settings: OpenVocabularySettings) -> None:
         self._vocabulary = vocabulary
         self._joint = JointActivation(
-            vocabulary.labels, recipe=settings.recipe, min_score=settings.min_score
+            vocabulary.labels,
+            recipe=settings.recipe,
+            min_score=settings.min_score,
+            max_total=settings.max_total,
         )
 
     def add(self, rows: Rows) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from extractors.hf.model import is_hf
 from extractors.media.video import ReaderChoice
 from extractors.registry import load_backbone
-from extractors.spec import HF_PREFIX, Backbone
+from extractors.spec import Backbone
 from extractors.weights.network import network
 from model.build import METHODS as TRAINED_METHODS
 from pipeline.core.errors import UsageError
@@ -201,7 +202,7 @@ def _load_clasp(wanted: Wanted) -> Detector:
     settings = AnchoredSettings()
     if wanted.min_score is not None:
         settings = replace(settings, min_score=wanted.min_score)
-    if (wanted.backbone or "").startswith(HF_PREFIX):
+    if is_hf(wanted.backbone or ""):
         free = _open_vocabulary(wanted)
         return anchors_on_vocabulary(free, settings=settings, reader=wanted.reader)
     loaded, table = _nets_with_classes(wanted, method="clasp")

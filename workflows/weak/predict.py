@@ -13,13 +13,13 @@ import numpy as np
 
 from extractors.features import Features, Rows
 from extractors.windows import WindowGrid
-from model.activation import Recipe, segments_from_activation, smooth
+from model.activation import STANDARD, STANDARD_KEPT, Recipe, smooth
 from model.checkpoint import Card
 from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from model.localisation import SequenceActivation, VideoActivation
 from pipeline.core.events import AGREEMENT, Curves, Event
-from workflows.detection.localise import once, segment_events
+from workflows.detection.localise import candidate_events, most_kept, once
 from workflows.detection.piecewise import PLAIN_CURVES, block_of, stored_blocks
 
 
@@ -27,18 +27,14 @@ from workflows.detection.piecewise import PLAIN_CURVES, block_of, stored_blocks
 class LocalisationSettings:
     """From activation to events.
 
-    The thresholds are those that a simulation on UnAV-100's annotations favours: several of them
-    on the raw probabilities of each class. Scaling the activation of a video to [0, 1] first, as
-    several public codes do, breaks events that fill the video.
-
     Attributes:
         recipe: Smoothing, thresholds, contrast, suppression.
-        max_total: Events kept of a video.
+        max_total: Candidates kept of a video; of a video in several pieces, for each piece.
         pieces: How a long video is cut.
     """
 
-    recipe: Recipe = field(default_factory=lambda: Recipe(outer=0.5, video_weight=0.2))
-    max_total: int = 100
+    recipe: Recipe = STANDARD
+    max_total: int = STANDARD_KEPT
     pieces: DecodingSettings = field(default_factory=DecodingSettings)
 
 
@@ -139,17 +135,16 @@ class WeakScan:
             duration: Seconds; events end there at the latest.
         """
         said, recipe = self.activation, self._settings.recipe
-        activation = smooth(said.activation.numpy(), said.valid.numpy(), recipe.smoothing)
-        segments = segments_from_activation(activation, recipe, video_scores=said.video.numpy())
-        events = segment_events(
-            segments,
+        values, valid = said.activation.numpy(), said.valid.numpy()
+        return candidate_events(
+            smooth(values, valid, recipe.smoothing, by=recipe.filter),
+            recipe,
             self._card.classes,
             grid,
-            steps=len(said.valid),
             duration=duration,
-            min_score=0.0,
+            video_scores=said.video.numpy(),
+            most=most_kept(len(valid), self._settings.max_total, self._settings.pieces),
         )
-        return list(events)[: self._settings.max_total]
 
     def events(self, grid: WindowGrid, duration: float) -> list[Event]:
         """Events as people want them, best first, each once; see `candidates`."""
