@@ -42,7 +42,8 @@ class Card:
         metrics: Measured on validation, by name.
         data: Annotation file, splits and counts.
         licence: Of the weights.
-        command: The command that made it.
+        command: The command that made it, but for changes by ``--set``; ``recipe.yaml`` in the
+            folder of the run has these, too.
         format: Version of this card.
         method: Name of the network in `model.build.METHODS`.
     """
@@ -170,7 +171,13 @@ def read_card(path: Path) -> Card:
     card = _parse(text, path)
     beside = card_path(path)
     if beside.exists():
-        other = _parse(beside.read_text(encoding="utf-8"), beside)
+        try:
+            other = _parse(beside.read_text(encoding="utf-8"), beside)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(
+                f"the card {beside} cannot be read: {error}",
+                hint="delete it, the weights carry a card of their own",
+            ) from error
         for name in BINDING:
             if getattr(other, name) != getattr(card, name):
                 raise CheckpointError(

@@ -61,6 +61,7 @@ class Embedding(nn.Module):
         self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(layers))
         self.table: Tensor
         self.register_buffer("table", sinusoid(max_seq_len, channels), persistent=False)
+        self._longer: Tensor | None = None  # the table, continued as far as a video asked for it
 
     def forward(self, x: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """(B, inputs, T), (B, 1, T) and the videos' own lengths (B,) in; (B, C, T) out."""
@@ -76,7 +77,7 @@ class Embedding(nn.Module):
         known = self.table.shape[-1]
         if steps <= known:
             return self.table[..., :steps]
-        table = sinusoid(steps, self.table.shape[1]).to(self.table.device)
+        table = self._continued(steps)
         if self.positions == "continued":
             return table
         rows = []
@@ -87,6 +88,18 @@ class Embedding(nn.Module):
                 row = F.pad(row, (0, steps - length))
             rows.append(row)
         return torch.cat(rows)
+
+    def _continued(self, steps: int) -> Tensor:
+        """The first rows of the sinusoid, more than the table has: (1, C, T).
+
+        Kept for the next piece or video: they are made on the CPU, for which a GPU would wait.
+        """
+        kept, known = self._longer, self.table.shape[-1]
+        if kept is None or kept.shape[-1] < steps or kept.device != self.table.device:
+            with torch.inference_mode(False):  # training may read what detection computed
+                longer = sinusoid(-(-steps // known) * known, self.table.shape[1])
+                kept = self._longer = longer.to(self.table.device)
+        return kept[..., :steps]
 
 
 def own_lengths(mask: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ def bernoulli_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _entropy_bits(p: Tensor) -> Tensor:
+    p = p.to(torch.promote_types(p.dtype, torch.float32))  # in half precision 1 - floor is 1
     p = p.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return -(p * p.log2() + (1 - p) * torch.log2(1 - p))
 

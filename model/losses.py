@@ -29,6 +29,8 @@ def focal_loss(
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     right = probability * targets + (1 - probability) * (1 - targets)
     wrong = (targets - probability).abs() if soft else 1 - right
+    if 0 < gamma < 1:  # such a power has no bounded slope at 0, where float32 puts sure answers
+        wrong = wrong.clamp(min=torch.finfo(wrong.dtype).tiny)
     loss = entropy * wrong**gamma
     if alpha >= 0:
         loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))

@@ -15,12 +15,12 @@ LAST_RANGE_END = 10_000.0
 
 
 def regression_ranges(levels: int) -> tuple[tuple[float, float], ...]:
-    """Distances that each level answers for: 0-4, 4-8, 8-16, ... and the last to 10,000 steps."""
+    """Distances that each level answers for: 0-4, 4-8, 8-16, ... and the last to 10,000 steps.
+
+    With 6 levels those of UnAV, UniAV and LoCo.
+    """
     ends = [4.0 * 2**level for level in range(levels - 1)]
     return tuple(zip([0.0, *ends], [*ends, LAST_RANGE_END], strict=True))
-
-
-RANGES = regression_ranges(6)  # of UnAV, UniAV and LoCo
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class YamlReader:
             self._note_lines(child, inner)
 
     def override(self, value: dict[str, Any], text: str) -> None:
-        """Put ``section.key=value`` into the raw mapping."""
+        """Put ``section.key=value``, or ``section={key: value}``, into the raw mapping."""
         name, equals, raw = text.partition("=")
         place = tuple(name.strip().split("."))
         if not equals or not all(place):
@@ -196,6 +196,14 @@ class YamlReader:
             parsed = yaml.safe_load(raw) if raw.strip() else ""
         except yaml.YAMLError as error:
             self.problems.append(f"--set {text}: no valid value: {_first_line(error)}")
+            return
+        self._put(value, place, parsed)
+
+    def _put(self, value: dict[str, Any], place: Place, parsed: Any) -> None:
+        """A value in its place; of a whole section only the keys that are named change."""
+        if isinstance(parsed, Mapping):
+            for key, item in parsed.items():
+                self._put(value, (*place, str(key)), item)
             return
         inner = value
         for key in place[:-1]:

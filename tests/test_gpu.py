@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from extractors.audio.vggish import VGGishEncoder
-from extractors.i3d_vggish_spec import OWN_GRID, vggish_spec
+from extractors.grids import OWN_GRID
+from extractors.i3d_vggish_spec import vggish_spec
 from extractors.registry import load_backbone
 from extractors.storage.store import FeatureStore
 from extractors.vision.i3d import I3DStream
 from extractors.windows import WindowGrid
+from model.build import Network
+from model.clasp import CLASP
+from model.decoding import DecodingSettings
+from model.doubt import Doubt
+from model.localisation import activate_sequence
 from model.loco import LoCo
+from model.sequence import SequenceDetector
 from workflows.bench.backbone_nets import backbone_cases, moving_pictures, sounds
 from workflows.bench.data import PlantedVideos, Sizes
 from workflows.bench.epoch import measure_epoch
 from workflows.bench.matrix_rate import arithmetic_of_extraction, check_float32
 from workflows.bench.precision import measure_precision
 from workflows.bench.speed import make_test_video
+from workflows.bench.train import StepPlan, bench_settings
 from workflows.extraction.run import extract
+from workflows.training.batch import Batch
+from workflows.training.loop import train_step
+from workflows.training.state import start_training
 
 pytestmark = [
     pytest.mark.gpu,
@@ -94,6 +107,83 @@ def test_the_network_agrees_with_the_cpu() -> None:
     expected = model(vision, audio, mask, mask).logits
     found = model.cuda()(vision.cuda(), audio.cuda(), mask.cuda(), mask.cuda()).logits.cpu()
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def weak_network(**changes: Any) -> CLASP:
+    torch.manual_seed(0)
+    return CLASP(vision_dim=24, audio_dim=16, classes=5, channels=32, drop_path=0.0, **changes)
+
+
+@pytest.mark.parametrize("propagation", ["attention", "threshold"])
+def test_the_weak_network_agrees_with_the_cpu(propagation: str) -> None:
+    model = weak_network(propagation=propagation).eval()
+    batch = PlantedVideos(Sizes(24, 16, 5)).batch([70, 41])
+    inputs = (batch.vision, batch.audio, batch.vision_mask, batch.audio_mask)
+    expected = model(*inputs)
+    found = model.cuda()(*(x.cuda() for x in inputs))
+    for name in ("activation", "video", "agreement"):
+        ours, theirs = getattr(found, name).cpu(), getattr(expected, name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("switches", ["default", "all"])
+def test_the_weak_network_trains(precision: str, switches: str) -> None:
+    more = {"anchor_bias": "gradient", "temporal_gate": True, "gate": "channel", "rest": True,
+            "pooling": "modality", "keep_repeated": False}  # fmt: skip
+    model = weak_network(**(more if switches == "all" else {}))
+    assert_trains(model, PlantedVideos(Sizes(24, 16, 5)).batch([70, 41, 64]), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_labels_in_doubt_are_trained_on(precision: str) -> None:
+    batch = PlantedVideos(Sizes(24, 16, 5)).batch([70, 41])
+    stretch = torch.tensor([[3.0, 9.0]])
+    doubts = [
+        Doubt.of(torch.linspace(0.2, 0.9, len(labels)), stretch, labels[:1], targets="soft")
+        for labels in batch.labels
+    ]
+    torch.manual_seed(0)
+    model = LoCo(
+        vision_dim=24, audio_dim=16, classes=5, channels=32, decoder_channels=32, drop_path=0.0,
+        force_nearest=True, class_aware=False, normaliser=20.0,
+    )  # fmt: skip
+    assert_trains(model, replace(batch, doubts=doubts), precision)
+
+
+def assert_trains(model: Network, batch: Batch, precision: str) -> None:
+    """Fifteen steps on the same videos bring the loss down."""
+    plan = StepPlan(videos=len(batch.labels), steps=70, precision=precision)
+    settings = bench_settings(plan, lr=2e-3, warmup_epochs=0)
+    device = torch.device("cuda")
+    state = start_training(model.to(device).train(), settings)
+    losses = [train_step(state, batch.pinned().to(device), settings)["loss"] for _ in range(15)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_long_video_on_the_cpu_is_looked_at_on_the_device() -> None:
+    settings = DecodingSettings(chunk=96, overlap=32)
+    batch = PlantedVideos(Sizes(24, 16, 5)).batch([250])
+    inputs = (batch.vision[0], batch.audio[0], batch.vision_mask[0], batch.audio_mask[0])
+    torch.manual_seed(0)
+    strong = LoCo(vision_dim=24, audio_dim=16, classes=5, channels=32, decoder_channels=32).eval()
+    said: list[list[torch.Tensor]] = []
+    for model in (strong, deepcopy(strong).cuda()):
+        pieces: list[torch.Tensor] = []
+        detector = SequenceDetector(
+            model,
+            settings=settings,
+            watch=lambda start, prediction, kept=pieces: kept.append(prediction.logits.cpu()),  # type: ignore[misc]
+        )
+        detector.add(*inputs)
+        found = detector.finish()
+        assert (found.segments.device.type, found.segments.dtype) == ("cpu", torch.float64)
+        said.append(pieces)
+    torch.testing.assert_close(said[1], said[0], rtol=1e-3, atol=1e-3)
+    weak = weak_network().eval()
+    there = activate_sequence(weak, *inputs, settings=settings).activation
+    here = activate_sequence(weak.cuda(), *inputs, settings=settings).activation
+    torch.testing.assert_close(here, there, rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("way", ["fp32", "bf16", "fp32 compiled", "bf16 compiled"])

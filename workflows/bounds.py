@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.events import Event
@@ -40,11 +41,13 @@ class Bounds:
     """Scores of each answer by name.
 
     Attributes:
-        scores: By the answer's name.
+        scores: By the answer's name, each the mean of several shuffles.
+        deviations: (T,) standard deviation of the mAP of a single shuffle, by the answer's name.
         videos: Number of videos.
     """
 
     scores: Mapping[str, Scores]
+    deviations: Mapping[str, NDArray[np.float64]]
     videos: int
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +59,7 @@ class Bounds:
                     "tiou": list(found.tiou),
                     "mAP": found.by_tiou.tolist(),
                     "average_mAP": found.average,
+                    "deviation_of_a_shuffle": self.deviations[name].tolist(),
                 }
                 for name, found in self.scores.items()
             },
@@ -69,7 +73,11 @@ class Bounds:
         for name, found in self.scores.items():
             cells = "".join(f"{100 * value:>7.1f}" for value in found.by_tiou)
             lines.append(f"{name:<42}{cells}{100 * found.average:>8.1f}")
-        lines.append(f"{self.videos} videos; equal ranks are shuffled, mean of {ROUNDS} shuffles")
+        largest = 100 * max(float(found.max()) for found in self.deviations.values())
+        lines.append(
+            f"{self.videos} videos; equal ranks are shuffled, mean of {ROUNDS} shuffles, of which "
+            f"one deviates by up to {largest:.2f} (standard deviation of a cell)"
+        )
         return "\n".join(lines)
 
 
@@ -92,16 +100,19 @@ def measure_bounds(videos: Mapping[str, VideoLabels], *, tiou: Sequence[float] =
     truth = truth_of(videos)
     if not any(truth.values()):
         raise ConfigError("the videos to measure bounds on have no annotated event")
-    scores = {
-        name: _expected(
-            [
-                mean_average_precision(truth, _ranked(videos, answer, seed), tiou=tiou)
-                for seed in range(ROUNDS)
-            ]
-        )
+    rounds = {
+        name: [
+            mean_average_precision(truth, _ranked(videos, answer, seed), tiou=tiou)
+            for seed in range(ROUNDS)
+        ]
         for name, answer in answers.items()
     }
-    return Bounds(scores, len(videos))
+    deviations = {
+        name: np.std([found.by_tiou for found in several], axis=0, ddof=1)
+        for name, several in rounds.items()
+    }
+    scores = {name: _expected(several) for name, several in rounds.items()}
+    return Bounds(scores, deviations, len(videos))
 
 
 def whole_video(video: VideoLabels, duration: float) -> list[Candidate]:

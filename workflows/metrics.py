@@ -64,8 +64,16 @@ class Scores:
         return float(self.by_tiou.mean())
 
     def at(self, tiou: float) -> float:
-        """The mAP at one of the thresholds."""
-        return float(self.by_tiou[int(np.argmin(np.abs(np.array(self.tiou) - tiou)))])
+        """The mAP at one of the thresholds.
+
+        Raises:
+            ValueError: It is none of them.
+        """
+        near = np.flatnonzero(np.isclose(self.tiou, tiou, rtol=0, atol=1e-9))
+        if not len(near):
+            measured = ", ".join(f"{level:g}" for level in self.tiou)
+            raise ValueError(f"no mAP at tIoU {tiou:g}: measured were {measured}")
+        return float(self.by_tiou[near[0]])
 
 
 def mean_average_precision(

@@ -119,6 +119,14 @@ def test_a_card_of_another_checkpoint_is_refused(saved: tuple[Path, LoCo]) -> No
         load_checkpoint(path)
 
 
+def test_a_card_that_cannot_be_read_is_named(saved: tuple[Path, LoCo]) -> None:
+    path, _ = saved
+    card_path(path).write_bytes(b"\xff\xfe{")
+    with pytest.raises(CheckpointError, match=r"best\.json cannot be read") as caught:
+        load_checkpoint(path)
+    assert "carry a card of their own" in str(caught.value.hint)
+
+
 def test_weights_that_do_not_fit_their_card_are_refused(tmp_path: Path) -> None:
     model = LoCo(**ARCHITECTURE)
     path = tmp_path / "x.safetensors"

@@ -42,6 +42,14 @@ def test_the_default_score_is_the_best_class_agreement_of_a_step() -> None:
     assert found[0, 0] == pytest.approx(0.9, abs=1e-3)
 
 
+def test_scores_in_half_precision_agree_as_in_single() -> None:
+    """Half precision has nothing between 0.9995 and 1, so that a floor below it is no floor."""
+    sure, unsure = torch.tensor([0.0, 1.0, 1.0]).half(), torch.tensor([0.0, 1.0, 0.25]).half()
+    expected = class_agreement(sure.float(), unsure.float())
+    found = class_agreement(sure, unsure)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_two_events_at_once_are_punished_by_the_softmax_form_only() -> None:
     """clasp.md 0.2: a distribution cannot be sure of two classes; where the two modalities weigh
     them differently, it calls that a discrepancy."""

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.build import build_loco
 from model.decoding import decode
+from model.embedding import sinusoid
 from model.loco import LoCo, Prediction
 from model.losses import RunningNormaliser
 from model.perception import DynamicPerception
@@ -210,6 +211,28 @@ def test_stretched_positions_are_the_table_up_to_its_length() -> None:
     short, long = batch(64), batch(65)
     assert torch.equal(continued(*short).logits, stretched(*short).logits)
     assert not torch.allclose(continued(*long).logits, stretched(*long).logits)
+
+
+def test_places_beyond_the_table_are_computed_once_for_all_videos(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+
+    def counted(steps: int, channels: int) -> Tensor:
+        made.append(steps)
+        return sinusoid(steps, channels)
+
+    model = small_model()
+    monkeypatch.setattr("model.embedding.sinusoid", counted)
+    with torch.inference_mode():
+        long, shorter = model(*batch(90)).logits, model(*batch(75)).logits
+    assert len(made) == 2  # one for each stream
+    kept = {name: model.embed[name].table for name in ("vision", "audio")}
+    for name in kept:
+        model.embed[name].table = sinusoid(90, kept[name].shape[1])
+    assert torch.equal(model(*batch(90)).logits, long)
+    assert torch.equal(model(*batch(75)).logits, shorter)
+    assert "longer" not in " ".join(model.state_dict())
 
 
 def test_the_loss_counts_positive_points_and_missed_events() -> None:

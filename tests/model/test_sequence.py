@@ -215,12 +215,34 @@ def test_blocks_of_any_size_give_the_same_bits(steps: int, block: int) -> None:
     assert torch.equal(found.labels, whole.labels)
 
 
+def test_detection_does_not_round_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+    model, inputs = small_model(), features(97)
+    model.register_forward_pre_hook(lambda *_: seen.append(bool(torch.backends.cudnn.allow_tf32)))
+    detect_sequence(model, *inputs, settings=SMALL)
+    assert len(seen) > 1 and not any(seen)
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_times_are_as_exact_hours_into_a_video_as_at_its_start() -> None:
+    """At 300,000 steps, 20 hours of the default grid, float32 has a value every 1/32 step."""
+    first = 299_900
+    settings = DecodingSettings(chunk=4096, overlap=16)
+    (found,) = find(
+        [(first, first + 11, 1)], steps=300_000, settings=settings, oracle=Oracle(jitter=0.3)
+    )
+    shift = found[0] - (first - 0.5)
+    assert abs(shift) == pytest.approx(0.3, abs=1e-3)  # a value every 1/2048 step in the piece
+    assert found[1] == pytest.approx(first + 10.5 + shift, abs=1e-3)
+
+
 def test_a_sequence_of_one_piece_is_decoded_like_any_batch() -> None:
     model, inputs = small_model(), features(90)
     found = detect_sequence(model, *inputs, settings=SMALL)
     with torch.inference_mode():
         expected = decode(model(*(x[None] for x in inputs)), SMALL)[0]
-    assert torch.equal(found.segments, expected.segments)
+    assert torch.equal(found.segments, expected.segments.double())
     assert torch.equal(found.scores, expected.scores)
 
 

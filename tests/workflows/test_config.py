@@ -141,6 +141,14 @@ def test_nothing_behind_the_equals_sign_is_an_empty_text(tmp_path: Path) -> None
     assert "--set optim.lr: '' is not a number" in problems(tmp_path, GOOD, "optim.lr=")
 
 
+def test_an_override_of_a_section_changes_the_keys_that_it_names(tmp_path: Path) -> None:
+    written = write(tmp_path, GOOD)
+    merged = load_recipe(written, overrides=["model={window: 16, fusion: none}"])
+    single = load_recipe(written, overrides=["model.window=16", "model.fusion=none"])
+    assert merged == single != load_recipe(written)
+    assert "--set model.widow: unknown key" in problems(tmp_path, GOOD, "model={widow: 16}")
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -201,6 +209,7 @@ def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
         (recipe.DECODER_ATTENTIONS, heads.ATTENTIONS),
         (recipe_weak.SELECTIONS, clasp.SELECTIONS),
         (recipe_weak.ANCHORS, clasp.SCOPES),
+        (recipe_weak.FILTERS, activation.FILTERS),
         (recipe_weak.ANCHOR_BIASES, anchors.BIASES),
         (recipe_weak.ANCHOR_FUSIONS, anchors.FUSIONS),
         (recipe_weak.PROPAGATIONS, propagation.OPERATORS),

@@ -126,6 +126,12 @@ def test_an_overlap_exactly_on_a_threshold_counts() -> None:
         assert mean_average_precision(truth, found, tiou=[float(tiou)]).average == 1.0
 
 
+def test_a_threshold_that_was_not_measured_is_refused() -> None:
+    event = {"v": [Event(0.0, 1.0, "cat", 1.0)]}
+    with pytest.raises(ValueError, match=r"no mAP at tIoU 0\.75: measured were 0\.5, 0\.7"):
+        mean_average_precision(event, event, tiou=(0.5, 0.7)).at(0.75)
+
+
 def test_the_best_threshold_is_where_f1_is_largest() -> None:
     truth = {"a": [Event(0, 10, "dog", 1.0), Event(20, 30, "dog", 1.0)]}
     found = {"a": [Event(0, 10, "dog", 0.9), Event(20, 30, "dog", 0.6), Event(40, 50, "dog", 0.3)]}

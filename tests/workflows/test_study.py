@@ -16,6 +16,7 @@ import yaml
 import workflows.study.run
 import workflows.training.loop
 from pipeline.cli import main
+from pipeline.config import load_recipe
 from pipeline.core.errors import ConfigError, PipelineError, UsageError
 from pipeline.core.locks import LockFile
 from tests.fixtures.annotated import write_annotations
@@ -98,6 +99,8 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
             "value": {"model.fusion": "globl", "model.heads": 3},
             "ours": {"train.seed": 4},
             "list": [1],
+            "nested": {"train": {"seed": 4}},
+            "judged": {"eval.tiou": [0.5]},
         },
     )
     with pytest.raises(ConfigError) as caught:
@@ -112,6 +115,8 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         "variant 'value': model.fusion: 'globl' is not one of",
         "variant 'ours': train.seed is set by the study",
         "variant 'list': holds [1], not keys with values",
+        "variant 'nested': train.seed is set by the study",
+        "variant 'judged': eval.tiou must be the same in all rows",
     ):
         assert said in str(caught.value)
     assert caught.value.exit_code == 2
@@ -142,6 +147,19 @@ def test_changes_for_all_reach_recipe_and_simulation_and_a_variant_wins(tmp_path
     run = runs[-1]
     order = [text for text in run.trial.overrides if text.startswith("model.fusion")]
     assert order == ["model.fusion=fixed", 'model.fusion="none"']
+
+
+def test_a_variant_may_be_written_as_sections_and_keeps_the_rest_of_them(tmp_path: Path) -> None:
+    variants = {"flat": {"model.fusion": "none"}, "nested": {"model": {"fusion": "none"}}}
+    plans = plan_runs(load_study(write_study(tmp_path, variants=variants)), tmp_path, device="cpu")
+    models = [
+        load_recipe(run.trial.config, overrides=run.trial.overrides).model
+        for run in plans
+        if not run.baseline
+    ]
+    assert models[0] == models[1]
+    assert models[0].fusion == "none"
+    assert models[0].channels == RECIPE["model"]["channels"]
 
 
 def test_a_study_of_real_features_cannot_be_made_a_simulated_one_by_the_way(tmp_path: Path) -> None:
@@ -239,6 +257,36 @@ def test_a_run_that_fails_costs_only_itself_and_is_made_up_later(
     assert whole.exit_code == 0
     assert trained.items() < stamps(tmp_path).items()
     assert averages(whole.table) == averages(small_table[1])
+
+
+def test_a_run_that_fails_now_shows_no_score_of_an_earlier_call(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was made from may have changed since: that is how it may have come to fail."""
+    out = tmp_path / "out"
+    run_study(replace(small, seeds=(0,)), out, device="cpu")
+
+    def fail(trial: Trial) -> dict[str, Any]:
+        raise PipelineError("the features are gone")
+
+    monkeypatch.setattr(workflows.study.run, "run_trial", fail)
+    broken = run_study(replace(small, seeds=(0,)), out, device="cpu")
+    assert not broken.table.rows[0].metrics
+    assert json.loads((out / "table.json").read_text())["rows"] == [{"name": "LoCo", "runs": 0}]
+
+
+def test_scores_at_other_thresholds_are_not_mixed_into_the_table(tmp_path: Path) -> None:
+    """The base was changed between two calls, and only a part is run again."""
+    write_annotations(tmp_path, train=8, validation=2, test=4)
+    path = write_study(tmp_path, baselines=[], seeds=[0])
+    out = tmp_path / "out"
+    run_study(load_study(path), out, device="cpu")
+    changed = {**RECIPE, "eval": {"tiou": [0.5, 0.75]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(changed))
+    report = run_study(load_study(path, only=["LoCo"]), out, device="cpu")
+    assert report.exit_code == 0
+    assert [len(row.metrics) for row in report.table.rows] == [1, 0]
+    assert report.table.rows[0].tiou == [0.5, 0.75]
 
 
 def test_a_killed_run_goes_on_to_the_same_scores(

@@ -16,7 +16,7 @@ from torch import Tensor
 from extractors.storage.store import FeatureStore
 from model.checkpoint import Card, load_checkpoint
 from model.loco import LoCo
-from pipeline.core.errors import PipelineError, UsageError
+from pipeline.core.errors import CheckpointError, PipelineError, UsageError
 from tests.fixtures.planted import AUDIO_DIM, CLASSES, SPEC, VISION_DIM, plant
 from workflows.annotations import load_annotations
 from workflows.training.dataset import SplitDataset
@@ -144,6 +144,22 @@ def test_an_unfinished_run_is_not_thrown_away(data: SplitDataset, tmp_path: Path
         run(data, tmp_path)
 
 
+@pytest.mark.parametrize("broken", ["tensors", "no tensors", "text"])
+def test_a_state_that_is_damaged_is_named(data: SplitDataset, tmp_path: Path, broken: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, report=stop_after(1))
+    (tensors,) = tmp_path.glob("state-*.safetensors")
+    place = tmp_path / "state.json" if broken == "text" else tensors
+    if broken == "no tensors":
+        place.unlink()
+    else:
+        place.write_bytes(place.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match="cannot be continued") as caught:
+        run(data, tmp_path, resume=True)
+    assert str(place) in str(caught.value)
+    assert "state.json" in str(caught.value.hint)
+
+
 def test_a_run_is_not_resumed_with_other_inputs(data: SplitDataset, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path, report=stop_after(1), inputs="these features")
@@ -225,6 +241,25 @@ def test_a_run_from_before_a_setting_existed_goes_on(data: SplitDataset, tmp_pat
     del saved["settings"]["window_lr"]
     place.write_text(json.dumps(saved))
     assert run(data, tmp_path, resume=True).epoch == SETTINGS.epochs
+
+
+def test_training_in_fp32_does_not_round_to_tf32(
+    data: SplitDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+    model = fresh()
+    model.register_forward_pre_hook(lambda *_: seen.append(bool(torch.backends.cudnn.allow_tf32)))
+    train(
+        model,
+        data,
+        settings=replace(SETTINGS, epochs=1, warmup_epochs=0),
+        output=tmp_path,
+        card=CARD,
+        device=CPU,
+    )
+    assert seen and not any(seen)
+    assert torch.backends.cudnn.allow_tf32, "what others run keeps the caller's setting"
 
 
 def test_batches_depend_on_seed_and_epoch_alone(data: SplitDataset) -> None:

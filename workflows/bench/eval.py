@@ -77,7 +77,7 @@ def measure_map(
     Raises:
         ConfigError: The annotations cannot be read.
     """
-    truth, durations = _read(annotations, subset) if annotations else _made_up(videos)
+    truth, durations = _read(annotations, subset) if annotations else made_up_truth(videos)
     found = simulated_predictions(truth, durations, per_video=per_video)
     watches = []
     for _ in range(repeats):
@@ -162,14 +162,8 @@ def simulated_predictions(
     return found
 
 
-def _read(annotations: Path, subset: str) -> tuple[dict[str, list[Event]], dict[str, float]]:
-    videos = load_annotations(annotations, bad_rows="drop").subset(subset)
-    truth = {id: list(labels.events) for id, labels in videos.items()}
-    ends = {id: max((event.end for event in events), default=1.0) for id, events in truth.items()}
-    return truth, {id: labels.duration or ends[id] for id, labels in videos.items()}
-
-
-def _made_up(videos: int) -> tuple[dict[str, list[Event]], dict[str, float]]:
+def made_up_truth(videos: int) -> tuple[dict[str, list[Event]], dict[str, float]]:
+    """Events and durations of made-up videos, as many and as long as UnAV-100 might have."""
     rng = np.random.default_rng(1)
     truth = {}
     for number in range(videos):
@@ -180,3 +174,10 @@ def _made_up(videos: int) -> tuple[dict[str, list[Event]], dict[str, float]]:
             rows.append(Event(start, end, f"class {rng.integers(UNAV_CLASSES):03d}", 1.0))
         truth[f"video {number:04d}"] = rows
     return truth, dict.fromkeys(truth, 60.0)
+
+
+def _read(annotations: Path, subset: str) -> tuple[dict[str, list[Event]], dict[str, float]]:
+    videos = load_annotations(annotations, bad_rows="drop").subset(subset)
+    truth = {id: list(labels.events) for id, labels in videos.items()}
+    ends = {id: max((event.end for event in events), default=1.0) for id, events in truth.items()}
+    return truth, {id: labels.duration or ends[id] for id, labels in videos.items()}

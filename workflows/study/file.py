@@ -4,7 +4,7 @@
 
     base: ../unav100_onepeace.yaml     # a recipe, relative to this file
     seeds: [0, 1, 2]
-    variants:                          # name -> changes of the recipe, as for --set
+    variants:                          # name -> changes of the recipe, as for --set or in sections
       LoCo: {}
       without LCC: {loss.correspondence: none}
     baselines: [whole-video]           # optional
@@ -17,7 +17,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from workflows.simulation.make import SimulationSettings
 
 BASELINES = ("whole-video",)
 OURS = ("output.folder", "train.seed")  # the runner decides these
+SHARED = ("eval.tiou",)  # one average over other thresholds cannot be compared with the next
 FILLED_IN = ("data.annotations", "data.features", "backbone.name")  # by a simulation
 
 
@@ -171,9 +172,17 @@ def _variants(rows: Mapping[Any, Any], problems: list[str]) -> tuple[Variant, ..
         elif not isinstance(changes, Mapping | None):
             problems.append(f"variant {name!r}: holds {changes!r}, not keys with values")
         else:
-            pairs = tuple(f"{key}={json.dumps(new)}" for key, new in (changes or {}).items())
-            found[folder] = Variant(name, folder, pairs)
+            found[folder] = Variant(name, folder, tuple(_overrides(changes or {})))
     return tuple(found.values())
+
+
+def _overrides(changes: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Changes of single values: a whole section would take the place of that of the recipe."""
+    for key, new in changes.items():
+        if isinstance(new, Mapping):
+            yield from _overrides(new, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={json.dumps(new)}"
 
 
 def _recipe_problems(
@@ -188,6 +197,8 @@ def _recipe_problems(
             for text in variant.overrides:
                 if (key := text.partition("=")[0]) in reserved:
                     found.append(f"variant {variant.name!r}: {key} is set by the study")
+                elif key in SHARED:
+                    found.append(f"variant {variant.name!r}: {key} must be the same in all rows")
             own = find_problems(base, overrides=[*common, *variant.overrides])
             found += [
                 f"variant {variant.name!r}: {problem.removeprefix('--set ')}"

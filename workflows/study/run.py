@@ -167,14 +167,19 @@ def run_one(run: StudyRun) -> dict[str, Any]:
 
 
 def _earlier_result(run: StudyRun) -> dict[str, Any] | None:
-    """What an earlier call left of this very run; None where there is nothing whole."""
+    """What an earlier call left of this very run; None where there is nothing whole.
+
+    Nor where the base has other thresholds by now: their mean cannot stand beside that of the rest.
+    """
     try:
         value = json.loads((Path(run.folder) / RESULT).read_text("utf-8"))
         same = value["changes"] == list(run.trial.overrides)
         metrics: dict[str, Any] = value["metrics"]
+        tiou = list(metrics["scores"]["tiou"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return metrics if same else None
+    wanted = load_recipe(run.trial.config, overrides=run.trial.overrides).eval.tiou
+    return metrics if same and tiou == list(wanted) else None
 
 
 def run_baseline(trial: Trial) -> dict[str, Any]:
@@ -246,8 +251,7 @@ class _Results:
     def keep(self, run: StudyRun, metrics: dict[str, Any] | None) -> None:
         """Note the result of one run, if there is one."""
         if metrics is not None:
-            seeds = self._study.seeds if run.seed is None else (run.seed,)
-            self._metrics[run.row] |= dict.fromkeys(seeds, metrics)
+            self._metrics[run.row] |= dict.fromkeys(self._seeds(run), metrics)
 
     def add(
         self, run: StudyRun, metrics: dict[str, Any] | None, error: BaseException | None
@@ -258,10 +262,16 @@ class _Results:
             reason = error or PipelineError("its process died")
             self.failures.append(f"{name}: {reason}")
             self.last_line = f"failed: {self.failures[-1]}"
-            return
-        self.keep(run, metrics)
-        self.last_line = f"{name}: Avg mAP {100 * metrics['scores']['average_mAP']:.2f}"
+            for seed in self._seeds(run):  # what an earlier call left may be of other data
+                self._metrics[run.row].pop(seed, None)
+        else:
+            self.keep(run, metrics)
+            self.last_line = f"{name}: Avg mAP {100 * metrics['scores']['average_mAP']:.2f}"
         self.table().write(self._out)
+
+    def _seeds(self, run: StudyRun) -> Sequence[int]:
+        """Those that a run stands for: its own, or all for a baseline."""
+        return self._study.seeds if run.seed is None else (run.seed,)
 
     def table(self) -> StudyTable:
         """The table so far."""

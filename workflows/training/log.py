@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.build import Network
+from model.correspondence import TEMPERATURES
 from model.loco import LoCo
 from model.perception import DynamicPerception
 from model.windows import ChosenWindows, watch_windows
@@ -68,7 +69,7 @@ def learned_values(model: Network) -> dict[str, float]:
     found = {"normaliser": float(model.normaliser.count)}
     if model.correspondence is not None:
         found["sigma"] = float(model.correspondence.sigma())
-        found["temperature"] = float(model.correspondence.temperature.clamp(0.001, 0.5))
+        found["temperature"] = float(model.correspondence.temperature.clamp(*TEMPERATURES))
     return found
 
 

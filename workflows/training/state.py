@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,9 +18,11 @@ from model.build import Network
 from model.checkpoint import Card, save_checkpoint
 from model.perception import WindowAdaptation
 from pipeline.core.atomic import atomic_path, write_json
-from pipeline.core.errors import UsageError
+from pipeline.core.errors import CheckpointError, UsageError
 from workflows.training.log import write_log
 from workflows.training.precision import compiled
+
+STATE = "state.json"  # of a run; names the file with its tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,16 @@ def save_epoch(
 
 
 def clear(output: Path) -> None:
-    """Make room for a new run; an unfinished one is worth more than a forgotten ``--resume``."""
-    place = output / "state.json"
-    if not place.exists():
+    """Make room for a new run; an unfinished one is worth more than a forgotten ``--resume``.
+
+    Raises:
+        UsageError: There is an unfinished one.
+        CheckpointError: Its state is damaged.
+    """
+    place = output / STATE
+    saved = _read_state(place)
+    if saved is None:
         return
-    saved = json.loads(place.read_text(encoding="utf-8"))
     if saved["epoch"] < saved["settings"]["epochs"]:
         raise UsageError(
             f"{output} holds a training that stopped after epoch {saved['epoch']} of "
@@ -159,7 +167,7 @@ def _save_state(state: TrainState, output: Path, identity: Mapping[str, Any]) ->
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()},
                   temporary)  # fmt: skip
     write_json(
-        output / "state.json",
+        output / STATE,
         {
             "tensors": name,
             "iteration": state.iteration,
@@ -175,11 +183,16 @@ def _save_state(state: TrainState, output: Path, identity: Mapping[str, Any]) ->
 
 
 def restore(state: TrainState, output: Path, identity: Mapping[str, Any]) -> None:
-    """Continue a run, if there is one."""
-    place = output / "state.json"
-    if not place.exists():
+    """Continue a run, if there is one.
+
+    Raises:
+        UsageError: It was made with other settings or inputs.
+        CheckpointError: Its state is damaged.
+    """
+    place = output / STATE
+    saved = _read_state(place)
+    if saved is None:
         return
-    saved = json.loads(place.read_text(encoding="utf-8"))
     # A setting that the run was made before has the value that changes nothing.
     usual = {entry.name: entry.default for entry in fields(TrainSettings)}
     made_with = {name: saved["settings"].get(name, usual.get(name)) for name in identity}
@@ -190,7 +203,10 @@ def restore(state: TrainState, output: Path, identity: Mapping[str, Any]) -> Non
             hint="use the same recipe, annotations and features (inputs are all of these but the "
             "sections optim and train), or another output.folder",
         )
-    tensors = load_file(output / saved["tensors"])
+    try:
+        tensors = load_file(output / saved["tensors"])
+    except (SafetensorError, OSError) as error:
+        raise _damaged(output / saved["tensors"], place, error) from error
     state.model.load_state_dict(_part(tensors, "model/"))
     state.average.load_state_dict(_part(tensors, "average/"))
     moments: dict[int, dict[str, Tensor]] = {}
@@ -201,6 +217,25 @@ def restore(state: TrainState, output: Path, identity: Mapping[str, Any]) -> Non
     state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
     state.iteration, state.epoch = saved["iteration"], saved["epoch"]
     state.best, state.history = saved["best"], saved["history"]
+
+
+def _read_state(place: Path) -> dict[str, Any] | None:
+    """What a run left; None where there is none."""
+    try:
+        saved: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(place, place, error) from error
+    return saved
+
+
+def _damaged(file: Path, place: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the training in {place.parent} cannot be continued, {file} is missing or damaged: "
+        f"{error}",
+        hint=f"copy it again, or delete {place} to start anew",
+    )
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
