@@ -21,6 +21,7 @@ Value = TypeVar("Value")
 
 DEATHS = 2  # workers that a task may take with it before it is given up
 LOOK_S = 1.0  # between two looks at who is there
+REST = 20  # times as long as a look took: one at thousands of workers takes a while
 WORKERS_S = 120.0  # a cluster that starts its workers on demand needs a moment
 ABANDONED_S = 3600.0  # a queue for machines may be long, but somebody should know
 
@@ -180,7 +181,7 @@ class _Hands:
             self.on_gpu = self.on_gpu or (self._use_gpus and found.gpus > 0)
             self._count = found.gpus if self.on_gpu else found.threads
             now = time.monotonic()
-            self._next_look = now + max(LOOK_S, 20 * (now - begun))  # thousands take a while
+            self._next_look = now + max(LOOK_S, REST * (now - begun))
             self._notice(now)
         return max(1, self._at_least, self._count)
 

@@ -253,7 +253,12 @@ def start(server: Server, folder: Path, sha256: str = SHA256) -> subprocess.Pope
     command = [sys.executable, "-c", SCRIPT, server.url, str(folder), sha256]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    said = b""
+    while not said.endswith(b"\n"):  # not by readline: `communicate` loses what that read ahead
+        byte = os.read(process.stdout.fileno(), 1)
+        assert byte, f"it ended after {said!r}"
+        said += byte
+    assert said == b"ready\n"
     return process
 
 

@@ -62,6 +62,7 @@ CPUS, GPU, NOBODY = Workers(2, 0), Workers(3, 1), Workers(0, 0)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_S", 0.0)
+    monkeypatch.setattr(module, "REST", 0)
     monkeypatch.setattr(module, "WORKERS_S", 0.02)
     monkeypatch.setattr(module, "ABANDONED_S", 0.2)
 
