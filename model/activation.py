@@ -58,6 +58,11 @@ class Recipe:
         if self.filter not in FILTERS:
             raise ValueError(f"filter={self.filter!r} is none of {', '.join(FILTERS)}")
 
+    @property
+    def needs_video_scores(self) -> bool:
+        """Whether events depend on the video's score of their class."""
+        return bool(self.video_weight or self.min_video_score)
+
 
 # What a simulation on UnAV-100's annotations favours of the values in use: several thresholds on
 # the raw probabilities of each class (scaling the activation of a video to [0, 1] first, as several
@@ -110,6 +115,7 @@ def _window_medians(activation: AnyFloats, valid: NDArray[np.bool_], width: int)
     out = np.zeros(activation.shape, np.float32)
     counts = _window_sums(valid.astype(np.float64)[:, None], width)[:, 0].astype(np.int64)
     here = np.flatnonzero(valid)
+    # A class at a time: what is sorted has ``width`` float64 values a step.
     for column in range(activation.shape[1] if len(here) else 0):
         padded = np.full(len(valid) + width - 1, np.inf)
         padded[width // 2 :][: len(valid)][valid] = activation[valid, column]
@@ -180,7 +186,7 @@ def segments_from_activation(
         ValueError: The recipe uses video scores and there are none.
     """
     if video_scores is None:
-        if recipe.video_weight or recipe.min_video_score:
+        if recipe.needs_video_scores:
             raise ValueError("the recipe ranks by scores of the video: give video_scores")
         video_scores = np.zeros(activation.shape[1])
     wanted = video_scores >= min(recipe.min_video_score, video_scores.max(initial=0.0))

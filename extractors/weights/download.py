@@ -79,9 +79,9 @@ def download_weights(
     target = folder / weights.file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        clean_temporaries(folder, older_than_seconds=LEFTOVER_AGE_S)
         with _alone(folder, order) as shared:
             if not _is_there(target, order.weights):
+                clean_temporaries(folder, older_than_seconds=LEFTOVER_AGE_S)
                 part = PartialFile(target, private=not shared, safe_every=safe_every)
                 try:
                     _from_any(mirrors, part, order)

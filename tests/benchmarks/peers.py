@@ -34,9 +34,14 @@ from model.assignment import assign_batch
 from model.points import make_points
 from model.softnms import multiclass_soft_nms
 from pipeline.core.events import Event
-from workflows.annotations import load_annotations
 from workflows.bench.data import PlantedVideos, Sizes
-from workflows.bench.eval import UNAV_TEST_VIDEOS, made_up_truth, simulated_predictions
+from workflows.bench.eval import (
+    UNAV_TEST_VIDEOS,
+    made_up_truth,
+    random_candidates,
+    read_truth,
+    simulated_predictions,
+)
 from workflows.bench.machine import machine_line
 from workflows.bench.stopwatch import Stopwatch, load_line
 from workflows.bench.train import StepPlan, bench_model, bench_settings
@@ -128,9 +133,7 @@ def compare_map(annotations: Path | None, repeats: int) -> str:
     if annotations is None:
         truth, durations = made_up_truth(UNAV_TEST_VIDEOS)
     else:
-        videos = load_annotations(annotations, bad_rows="drop").subset("test")
-        truth = {id: list(labels.events) for id, labels in videos.items()}
-        durations = {id: labels.duration or 60.0 for id, labels in videos.items()}
+        truth, durations = read_truth(annotations, "test")
     found = simulated_predictions(truth, durations, per_video=100)
     with tempfile.TemporaryDirectory() as folder:
         judge = peer_judge(truth, Path(folder) / "truth.json")
@@ -182,11 +185,7 @@ def peer_table(found: Mapping[str, Sequence[Event]], judge: Mapping[str, Any]) -
 
 def compare_softnms(repeats: int) -> str:
     """Soft-NMS of many candidates, the best hundred of all classes."""
-    generator = torch.Generator().manual_seed(0)
-    start = torch.rand(CANDIDATES, generator=generator) * 224
-    segments = torch.stack([start, start + torch.rand(CANDIDATES, generator=generator) * 40], 1)
-    scores = torch.rand(CANDIDATES, generator=generator)
-    labels = torch.randint(CLASSES, (CANDIDATES,), generator=generator)
+    segments, scores, labels = random_candidates(CANDIDATES, CLASSES)
 
     def ours() -> Tensor:
         return multiclass_soft_nms(

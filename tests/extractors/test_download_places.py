@@ -301,12 +301,12 @@ def test_a_killed_download_leaves_no_file_and_is_gone_on_with(
     assert not (fetch.folder / NAME).exists()
     kept = json.loads(journal.read_text())["durable"]
     assert 0 < kept <= HALF
-    assert fetch(replace(HASHED, sha256=sha256)).read_bytes() == CONTENT
-    assert server.ranges == ["", f"bytes={kept}-"]
     # The note of what came may have been at its being written: it goes when it is an hour old.
+    (fetch.folder / f".1.note{TEMP_SUFFIX}").write_text("half a no")
     for leftover in fetch.folder.glob(f".*{TEMP_SUFFIX}"):
         os.utime(leftover, (0, 0))
-    fetch(replace(HASHED, sha256=sha256))
+    assert fetch(replace(HASHED, sha256=sha256)).read_bytes() == CONTENT
+    assert server.ranges == ["", f"bytes={kept}-"]
     assert fetch.names() == WHOLE
 
 

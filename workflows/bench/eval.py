@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.softnms import multiclass_soft_nms
 from pipeline.core.events import Event
@@ -77,7 +78,7 @@ def measure_map(
     Raises:
         ConfigError: The annotations cannot be read.
     """
-    truth, durations = _read(annotations, subset) if annotations else made_up_truth(videos)
+    truth, durations = read_truth(annotations, subset) if annotations else made_up_truth(videos)
     found = simulated_predictions(truth, durations, per_video=per_video)
     watches = []
     for _ in range(repeats):
@@ -111,12 +112,7 @@ def measure_softnms(
         max_total: How many are kept of all; UnAV keeps 100.
         repeats: How often it is measured.
     """
-    generator = torch.Generator().manual_seed(0)
-    start = torch.rand(candidates, generator=generator) * 224
-    length = torch.rand(candidates, generator=generator) * 40
-    segments = torch.stack([start, start + length], dim=1)
-    scores = torch.rand(candidates, generator=generator)
-    labels = torch.randint(classes, (candidates,), generator=generator)
+    segments, scores, labels = random_candidates(candidates, classes)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     watches = []
@@ -134,6 +130,16 @@ def measure_softnms(
         tuple(watch.wall for watch in watches),
         f"{len(kept)} kept, of at most {max_total}",
     )
+
+
+def random_candidates(count: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Intervals (N, 2) in steps, scores (N,) and class numbers (N,), always the same."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(count, generator=generator) * 224
+    length = torch.rand(count, generator=generator) * 40
+    segments = torch.stack([start, start + length], dim=1)
+    scores = torch.rand(count, generator=generator)
+    return segments, scores, torch.randint(classes, (count,), generator=generator)
 
 
 def simulated_predictions(
@@ -176,7 +182,8 @@ def made_up_truth(videos: int) -> tuple[dict[str, list[Event]], dict[str, float]
     return truth, dict.fromkeys(truth, 60.0)
 
 
-def _read(annotations: Path, subset: str) -> tuple[dict[str, list[Event]], dict[str, float]]:
+def read_truth(annotations: Path, subset: str) -> tuple[dict[str, list[Event]], dict[str, float]]:
+    """Events and durations in seconds of the videos of a subset, by id; bad rows are left out."""
     videos = load_annotations(annotations, bad_rows="drop").subset(subset)
     truth = {id: list(labels.events) for id, labels in videos.items()}
     ends = {id: max((event.end for event in events), default=1.0) for id, events in truth.items()}

@@ -77,7 +77,9 @@ class JointActivation:
         self._activation.clear()
         self._valid.clear()
         recipe, kept = self._recipe, self._max_total
-        video = video_scores(activation, valid, settings=self._pieces)
+        video = None
+        if recipe.needs_video_scores:
+            video = video_scores(activation, valid, settings=self._pieces)
         for index in range(classes):  # by column: smoothing works in double precision
             column = slice(index, index + 1)
             activation[:, column] = smooth(
