@@ -177,7 +177,7 @@ def _variants(rows: Mapping[Any, Any], problems: list[str]) -> tuple[Variant, ..
 
 
 def _overrides(changes: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Changes of single values: a whole section would take the place of that of the recipe."""
+    """Changes of single values, so that each is checked against what a study decides itself."""
     for key, new in changes.items():
         if isinstance(new, Mapping):
             yield from _overrides(new, f"{prefix}{key}.")
