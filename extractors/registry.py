@@ -13,12 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from extractors.grids import HOW_TO_CHOOSE, plain_names, split_name
+from extractors.grids import split_name
 from extractors.hf.backbone import HfLoader
 from extractors.hf.model import FORM, full_hf_name, hf_spec, is_hf
 from extractors.i3d_vggish import I3D_VGGISH_LOADERS
 from extractors.imported import imported_spec, is_imported
 from extractors.lite import LITE_LOADERS
+from extractors.naming import HOW_TO_CHOOSE, plain_names
 from extractors.onepeace.backbone import ONEPEACE_LOADERS
 from extractors.released import RELEASED, NoEncoder
 from extractors.simulated import is_simulated, refuse_simulated, simulated_spec

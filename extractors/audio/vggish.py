@@ -31,8 +31,9 @@ from extractors.checkpoints.load import load_state
 from extractors.grids import OWN_GRID
 from extractors.i3d_vggish_spec import (
     PATCH_SAMPLES,
+    VGGISH,
+    VGGISH_VARIANTS,
     VGGISH_WEIGHTS,
-    PostProcessing,
     vggish_spec,
 )
 from extractors.runner import Runner
@@ -163,10 +164,9 @@ class VGGishEncoder:
 def load_vggish(
     device: torch.device,
     *,
+    name: str = VGGISH,
     grid: WindowGrid = OWN_GRID,
     weights: WeightsFile = VGGISH_WEIGHTS,
-    final_relu: bool = True,
-    post_processing: PostProcessing = "none",
     threads: int | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
 ) -> VGGishEncoder:
@@ -174,23 +174,20 @@ def load_vggish(
 
     Args:
         device: Where it runs.
+        name: Which, of `extractors.i3d_vggish_spec.VGGISH_VARIANTS`.
         grid: Where windows lie.
         weights: The checkpoint.
-        final_relu: Whether a ReLU follows the last layer; the features of UnAV-100 have one.
-        post_processing: ``none``, or whitening to whole numbers 0 .. 255: ``truncate`` as
-            TensorFlow's code does, ``round`` as the PyTorch port does.
         threads: CPU cores to use; None takes torch's number of threads.
         weights_dir: Folder of the weights.
 
     Raises:
         EnvironmentFault: The weights are missing, damaged or of another net.
     """
-    spec = vggish_spec(grid, final_relu=final_relu, post_processing=post_processing)
-    spec = replace(spec, weights=weights)
-    net = load_vggish_net(weights, final_relu=final_relu, weights_dir=weights_dir)
+    spec, variant = replace(vggish_spec(grid, name), weights=weights), VGGISH_VARIANTS[name]
+    net = load_vggish_net(weights, final_relu=variant.final_relu, weights_dir=weights_dir)
     pca = None
-    if post_processing != "none":
-        pca = load_vggish_pca(rounding=post_processing, weights_dir=weights_dir)
+    if variant.post_processing != "none":
+        pca = load_vggish_pca(rounding=variant.post_processing, weights_dir=weights_dir)
     return VGGishEncoder(net, spec, grid=grid, device=device, threads=threads, pca=pca)
 
 

@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, entries: Sequence[CatalogueEntry]) -> int:
-    from extractors.grids import HOW_TO_CHOOSE, plain_names
+    from extractors.naming import HOW_TO_CHOOSE, plain_names
     from extractors.weights.find import cache_folder, locate_weights
 
     places = [

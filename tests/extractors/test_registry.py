@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from extractors.grids import HOW_TO_CHOOSE, plain_names
 from extractors.hf.model import FORM
+from extractors.naming import HOW_TO_CHOOSE, plain_names
 from extractors.registry import backbone_names, backbone_spec, load_backbone
 from extractors.spec import AudioEncoder, BackboneSpec, VisionEncoder
 from pipeline.core.errors import EnvironmentFault, UsageError

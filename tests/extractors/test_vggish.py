@@ -17,11 +17,13 @@ from extractors.audio.vggish_pca import VggishPca, load_vggish_pca
 from extractors.grids import OWN_GRID, UNAV_GRID
 from extractors.i3d_vggish_spec import (
     VGGISH_PCA_WEIGHTS,
+    VGGISH_VARIANTS,
     VGGISH_WEIGHTS,
     PostProcessing,
+    VGGishVariant,
     vggish_spec,
 )
-from extractors.registry import backbone_spec
+from extractors.registry import backbone_spec, load_backbone
 from extractors.spec import AudioEncoder, BackboneSpec, StretchEncoder
 from extractors.windows import WindowGrid
 from fixtures.golden_inputs import waveforms
@@ -151,27 +153,58 @@ def test_a_checkpoint_may_hold_the_post_processing_too(
     assert sum(value.numel() for value in net.state_dict().values()) == 72_141_184
 
 
-SWITCHES = [(relu, after) for relu in (True, False) for after in ("none", "truncate", "round")]
-
-
 def test_every_position_of_the_switches_is_another_description() -> None:
     """Stores of embeddings in -14 .. 14 and of bytes must not be taken for each other."""
-    specs = [vggish_spec(UNAV_GRID, final_relu=r, post_processing=a) for r, a in SWITCHES]
+    specs = [vggish_spec(UNAV_GRID, name) for name in VGGISH_VARIANTS]
     vision = backbone_spec("i3d-rgb-vggish").vision
     digests = {BackboneSpec("any", UNAV_GRID, vision, spec).digest for spec in specs}
-    assert len(digests) == len(SWITCHES)
+    assert len(digests) == 6
     assert specs[0] == vggish_spec(UNAV_GRID)
     assert [VGGISH_PCA_WEIGHTS in spec.files for spec in specs] == [False, True, True] * 2
 
 
-@pytest.mark.parametrize(("relu", "after"), SWITCHES)
-def test_what_is_loaded_says_how_its_switches_stand(
-    relu: bool, after: PostProcessing, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("prefix", ["", "unav-"])
+@pytest.mark.parametrize(
+    ("switches", "relu", "after"),
+    [
+        ("", True, "none"),
+        ("-pca", True, "truncate"),
+        ("-pca-rounded", True, "round"),
+        ("-linear", False, "none"),
+        ("-linear-pca", False, "truncate"),
+        ("-linear-pca-rounded", False, "round"),
+    ],
+)
+def test_a_backbones_name_turns_the_switches(
+    prefix: str,
+    switches: str,
+    relu: bool,
+    after: PostProcessing,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("extractors.audio.vggish.load_vggish_net", lambda *_, **__: SumNet())
-    monkeypatch.setattr("extractors.audio.vggish.load_vggish_pca", lambda **_: None)
-    encoder = load_vggish(CPU, grid=UNAV_GRID, final_relu=relu, post_processing=after)
-    assert encoder.spec == vggish_spec(UNAV_GRID, final_relu=relu, post_processing=after)
+    nets: list[bool] = []
+    roundings: list[PostProcessing] = []
+
+    def net(*_: object, final_relu: bool, **__: object) -> SumNet:
+        nets.append(final_relu)
+        return SumNet()
+
+    def pca(*, rounding: PostProcessing, **_: object) -> Callable[[np.ndarray], np.ndarray]:
+        roundings.append(rounding)
+        return lambda embeddings: embeddings + 1000
+
+    monkeypatch.setattr("extractors.audio.vggish.load_vggish_net", net)
+    monkeypatch.setattr("extractors.audio.vggish.load_vggish_pca", pca)
+    monkeypatch.setattr("extractors.vision.i3d.load_i3d", lambda *_, **__: None)
+    name = f"{prefix}i3d-rgb-vggish{switches}"
+    backbone = load_backbone(name, device="cpu", threads=1)
+    assert isinstance(backbone.audio, VGGishEncoder)
+    assert nets == [relu]
+    assert roundings == [after] * (after != "none")
+    assert backbone.audio.spec == backbone.spec.audio == backbone_spec(name).audio
+    assert VGGISH_VARIANTS[backbone.audio.spec.name] == VGGishVariant(relu, after)
+    heard = backbone.audio.embed_patches(np.zeros((1, 96, 64))).embeddings
+    assert (heard == (0 if after == "none" else 1000)).all()
 
 
 @pytest.mark.parametrize(
@@ -281,10 +314,10 @@ def test_the_switch_puts_it_behind_the_net(
         (tmp_path / source.name).symlink_to(source)
     patches = np.random.default_rng(2).standard_normal((2, 96, 64))
     plain, quantised = (
-        load_vggish(CPU, weights=ANY_FILE, post_processing=switch, weights_dir=tmp_path)
+        load_vggish(CPU, name=name, weights=ANY_FILE, weights_dir=tmp_path)
         .embed_patches(patches)
         .embeddings
-        for switch in ("none", "truncate")
+        for name in ("vggish", "vggish-pca")
     )
     expected = load_vggish_pca(weights_dir=tmp_path)(plain)
     np.testing.assert_array_equal(quantised, expected)
