@@ -77,6 +77,28 @@ def _steps(text: str) -> Iterator[Step]:
         first, gathered = 0, ""
 
 
+def exclusions(path: Path) -> list[str]:
+    """What a .dockerignore leaves out, as options of tar for a context packed as ``.``.
+
+    A name there is one at the top; to tar it would be one anywhere, such as a package of ours.
+
+    Raises:
+        ValueError: A line that is not understood here.
+    """
+    options = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        name = line.strip().strip("/")
+        if not name or name.startswith("#"):
+            continue
+        anywhere = name.startswith("**/")
+        name = name.removeprefix("**/")
+        if name.startswith("!") or "**" in name:
+            raise ValueError(f"{path.name}: {line} is not understood")
+        options.append("--no-anchored" if anywhere else "--anchored")
+        options.append(f"--exclude={name}" if anywhere else f"--exclude=./{name}")
+    return options
+
+
 @dataclass(slots=True)
 class Image:
     """A root folder in the making.
@@ -155,9 +177,8 @@ class Image:
         *sources, target = words
         place = self._inside(target)
         place.mkdir(parents=True, exist_ok=True)
-        ignored = self.context / ".dockerignore"
         pack = ["tar", "--create", f"--directory={self.context}", "--owner=0", "--group=0"]
-        pack += [f"--exclude-from={ignored}"] if ignored.exists() else []
+        pack += exclusions(self.context / ".dockerignore")
         unpack = ["tar", "--extract", f"--directory={place}"]
         with subprocess.Popen([*pack, *sources], stdout=subprocess.PIPE) as packing:
             subprocess.run(unpack, stdin=packing.stdout, check=True)

@@ -269,7 +269,7 @@ class FeatureStream:
             coverage={modality: check.coverage for modality, check in checks.items()},
             readers={modality: lane.reader for modality, lane in lanes.items() if lane.reader},
             status="done" if complete else "partial",
-            notes=self._notes(lanes, ends, checks) + doubts,
+            notes=self._notes(lanes, ends, checks) + doubts + self._remarks(),
         )
 
     def _doubts(self) -> tuple[str, ...]:
@@ -277,6 +277,11 @@ class FeatureStream:
         broken_off = self._info.broken_off
         told = f"the file was broken off: {broken_off}" if broken_off else ""
         return tuple(filter(None, (read_clock(self._info).doubt, told)))
+
+    def _remarks(self) -> tuple[str, ...]:
+        """What a user should know of the file, though it need not be wrong."""
+        open_end = self._info.open_end
+        return (f"the file seems to end within {open_end}",) if open_end else ()
 
     def _stream(self, modality: Modality) -> VideoStream | AudioStream:
         stream = self._info.video if modality == "vision" else self._info.audio

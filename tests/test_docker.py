@@ -143,6 +143,32 @@ def test_the_build_leaves_out_what_is_not_the_program() -> None:
     assert {".git", ".venv", "tests"} <= set(ignored)
 
 
+def test_what_is_copied_is_what_docker_would_copy(tmp_path: Path) -> None:
+    """A name to be left out is one at the top: a package of that name is part of the program."""
+    context, root = tmp_path / "context", tmp_path / "root"
+    kept = ("a.py", "workflows/demo/a.py", ".hidden")
+    for name in (*kept, "demo/a.mp4", "x/y/__pycache__/a.pyc", "__pycache__/a.pyc", "z.egg-info/a"):
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).touch()
+    (context / ".dockerignore").write_text("# head\ndemo\n\n**/__pycache__\n*.egg-info\n")
+    steps.Image(root, context).take(steps.Step("COPY", ". /opt", 1), build=True)
+    copied = {str(p.relative_to(root / "opt")) for p in root.rglob("*") if p.is_file()}
+    assert copied == {*kept, ".dockerignore"}
+    (context / ".dockerignore").write_text("!demo\n")
+    with pytest.raises(ValueError, match="!demo is not understood"):
+        steps.exclusions(context / ".dockerignore")
+
+
+def test_the_whole_program_is_copied(tmp_path: Path) -> None:
+    steps.Image(tmp_path, ROOT).take(steps.Step("COPY", ". /opt", 1), build=True)
+    for name in ("pipeline", "extractors", "model", "workflows"):
+        files = {path.relative_to(ROOT) for path in (ROOT / name).rglob("*.py")}
+        assert {
+            path.relative_to(tmp_path / "opt") for path in (tmp_path / "opt" / name).rglob("*.py")
+        } == files
+    assert not (tmp_path / "opt" / "tests").exists()
+
+
 def test_the_services_start_what_the_documentation_says() -> None:
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     assert services["scheduler"]["entrypoint"][:2] == ["dask", "scheduler"]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from extractors.interruption import interrupted_by
 from pipeline.core.errors import EnvironmentFault, UsageError
-from workflows.dispatch import WORKERS_S, Ended, Items, Workers, dispatch
+from workflows.dispatch import ABANDONED_S, WORKERS_S, Ended, Items, Workers, dispatch
 from workflows.machine import core_count, local_gpus
 from workflows.tasks import TaskResult, guarded
 
@@ -195,10 +195,7 @@ def _gone() -> EnvironmentFault:
 
 @contextmanager
 def _client(place: Place) -> Iterator[Any]:
-    """A client whose cluster has one worker at least.
-
-    A cluster without workers is handed an empty task first: an adaptive one starts some for it.
-    """
+    """A client whose cluster has one worker at least."""
     import dask
     from distributed import Client
 
@@ -219,20 +216,39 @@ def _client(place: Place) -> Iterator[Any]:
                     f"no Dask scheduler answers at {place.address}",
                     hint="check the address; dask scheduler prints it when it starts",
                 ) from error
-        try:
-            wake = client.submit(int, pure=False)
-            client.wait_for_workers(1, timeout=WORKERS_S)
-            wake.release()
-        except TimeoutError as error:
-            raise EnvironmentFault(
-                f"the Dask scheduler has had no worker for {WORKERS_S:g} s",
-                hint="start some with: dask worker ADDRESS --nthreads 1",
-            ) from error
-        except OSError as error:
-            raise _gone() from error
+        _await_worker(client, on_demand=place.address is not None)
         if place.address is not None:
             _let_deaths_be_told(client)
         yield client
+
+
+def _await_worker(client: Any, *, on_demand: bool) -> None:
+    """Wait for the first worker of a cluster.
+
+    One without any is handed an empty task: an adaptive cluster starts some for it, which may
+    stand in the queue of a machine room for long.
+    """
+    begun, limit = time.monotonic(), ABANDONED_S if on_demand else WORKERS_S
+    warned = False
+    wake = client.submit(int, pure=False)
+    while True:
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError as error:
+            if time.monotonic() - begun >= limit:
+                start = "start some with: dask worker ADDRESS --nthreads 1"
+                raise EnvironmentFault(
+                    f"the Dask scheduler has had no worker for {limit:g} s",
+                    hint=start if on_demand else "use --scheduler serial",
+                ) from error
+            if not warned:
+                log.warning("there has been no worker for %g s; still waiting", WORKERS_S)
+            warned = True
+        except OSError as error:
+            raise _gone() from error
+        else:
+            wake.release()
+            return
 
 
 def _let_deaths_be_told(client: Any) -> None:

@@ -89,7 +89,9 @@ class MediaInfo:
         audio: The sound stream, None where there is none.
         discontinuous: The format allows timestamps to jump (MPEG-TS, MPEG-PS, Ogg).
         broken_off: What shows that the end of the file is missing though nothing promises a length
-            (MPEG-TS, Ogg); "" where nothing does.
+            (MPEG-TS, MPEG-PS, Ogg, fragmented MP4, live Matroska); "" where nothing does.
+        open_end: What the file ends within, where that is no fault: a broadcast whose recording
+            was stopped looks so, too; "" where nothing is known to go on.
     """
 
     path: Path
@@ -101,3 +103,4 @@ class MediaInfo:
     audio: AudioStream | None
     discontinuous: bool = False
     broken_off: str = ""
+    open_end: str = ""

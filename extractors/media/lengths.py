@@ -9,6 +9,7 @@ import contextlib
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ SPARSE_BYTES_PER_S = 2.0
 WRONG_HEADER = 100  # times the length of what is there: a recorder that never wrote the length
 BOX = struct.Struct(">I4s")
 FIRST_BOXES = {b"ftyp", b"styp", b"moov"}
+# Of the ASF Specification, 3.1 and 3.2: the header object, and the one of the file's properties.
+ASF_MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_LIVE = 1
+ASF_HEADER_BYTES = 1 << 16
 # Durations of these are guessed from the bit rate, often far off.
 GUESSED_DURATION = {"aac", "mp3", "ac3", "eac3", "dts", "h264", "hevc", "m4v", "mpegvideo", "av1"}
 
@@ -82,11 +88,29 @@ def _avi_ticks(container: Any, stream: Any) -> int:
     return int(stream.frames)
 
 
-def fragment_share(path: Path, size: int) -> float:
-    """Share of a fragmented MP4 that can be reached, in (0, 1]; 1 for any other file.
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    """How far the boxes of an MP4 file follow one upon the other.
 
-    Its length is nowhere but in its fragments, and libavformat ends in silence at the first place
-    that is none. Boxes are a length and a name of printable letters each (ISO/IEC 14496-12, 4.2).
+    Attributes:
+        share: Share of a fragmented file that can be reached, in (0, 1]; 1 for any other file.
+        broken_off: Whether a fragmented file ends before its last box does.
+    """
+
+    share: float = 1.0
+    broken_off: bool = False
+
+
+def look_at_fragments(path: Path, size: int) -> Fragments:
+    """Follow the boxes of an MP4 file.
+
+    The length of a fragmented one is nowhere but in its fragments, and libavformat ends in silence
+    at the first place that is none. Boxes are a length and a name of printable letters each
+    (ISO/IEC 14496-12, 4.2).
+
+    Args:
+        path: The file.
+        size: Its bytes.
     """
     place, fragmented = 0, False
     with path.open("rb") as stream:
@@ -96,14 +120,28 @@ def fragment_share(path: Path, size: int) -> float:
             if length == 1:
                 length = int.from_bytes(stream.read(8), "big")
             if place == 0 and name not in FIRST_BOXES:
-                return 1.0
+                return Fragments()
             if length == 0:  # to the end of the file
-                return 1.0
+                return Fragments()
             if length < BOX.size or not all(32 <= letter < 127 for letter in name):
                 break
             fragmented |= name == b"moof"
             place += length
-    return min(1.0, place / size) if fragmented else 1.0
+    return Fragments(min(1.0, place / size), place > size) if fragmented else Fragments()
+
+
+def asf_end(path: Path) -> float | None:
+    """Second at which an ASF file (WMV, WMA) ends by its header; None where that does not say.
+
+    libavformat takes no notice of it where the file is not as long as it should be.
+    """
+    with path.open("rb") as stream:
+        header = stream.read(ASF_HEADER_BYTES)
+    place = header.find(ASF_PROPERTIES)
+    if not header.startswith(ASF_MAGIC) or place < 0 or len(header) < place + 92:
+        return None
+    ticks, preroll, flags = struct.unpack_from("<Q8xQI", header, place + 64)
+    return None if flags & ASF_LIVE else _plausible(ticks / 1e7 - preroll / 1e3)
 
 
 def _clock_text(text: str) -> float | None:

@@ -21,14 +21,16 @@ from av.stream import Disposition
 from extractors.media.ffmpeg import PROTOCOLS, media_url
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from extractors.media.lengths import (
+    asf_end,
     check_density,
-    fragment_share,
+    look_at_fragments,
     packets,
     promised_end,
     scan_ends,
 )
 from extractors.media.limits import MAX_PIXELS
-from extractors.media.tails import tail_fault
+from extractors.media.matroska import matroska_fault
+from extractors.media.tails import open_end, tail_fault
 from extractors.windows import CLOCK_RESOLUTION_S
 from pipeline.core.errors import MediaError
 
@@ -40,6 +42,7 @@ DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 TIMESTAMPS_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT of libavformat
 # Lists of other files, and text drawn as pictures: nothing that somebody filmed.
 NOT_MEDIA = {"hls", "concat", "dash", "ffmetadata", "tty", "lavfi"}
+CONTENTS = {"video": "a picture", "audio": "a stretch of sound"}  # that a file may end within
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
@@ -126,15 +129,11 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
     discontinuous = bool(container.format.flags & TIMESTAMPS_MAY_JUMP)
     streams = [stream for stream in (video, audio) if stream is not None]
     zero = _zero(container, streams, discontinuous)
-    ends = {stream.index: promised_end(container, stream, zero) for stream in streams}
-    if all(end is None for end in ends.values()) and size <= SCAN_BYTES:
-        with _opened(path) as again:
-            ends = scan_ends(again, ends, zero)
-    if "mp4" in name and (share := fragment_share(path, size)) < 1:
-        ends = {index: end and end / share for index, end in ends.items()}
+    ends, fault = _ends(path, size, container, streams, zero)
     known = [end for end in ends.values() if end is not None]
     duration = max(known, default=None)
     check_density(path, size, duration)
+    contents = {stream.id: CONTENTS[stream.type] for stream in streams}
     return MediaInfo(
         path=path,
         container=name,
@@ -144,8 +143,30 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
         video=video and _video_stream(container, video, zero, ends[video.index], count == 1),
         audio=audio and _audio_stream(audio, zero, ends[audio.index]),
         discontinuous=discontinuous,
-        broken_off=tail_fault(path, name),
+        broken_off=fault,
+        open_end="" if fault else open_end(path, name, contents),
     )
+
+
+def _ends(
+    path: Path, size: int, container: Any, streams: list[Any], zero: float
+) -> tuple[dict[int, float | None], str]:
+    """Where the streams should end, and what shows that the file's own end is missing."""
+    name = container.format.name
+    ends = {stream.index: promised_end(container, stream, zero) for stream in streams}
+    promises_nothing = all(end is None for end in ends.values())
+    if promises_nothing and size <= SCAN_BYTES:
+        with _opened(path) as again:
+            ends = scan_ends(again, ends, zero)
+    if "mp4" in name:
+        found = look_at_fragments(path, size)
+        ends = {index: end and end / found.share for index, end in ends.items()}
+        return ends, "it ends in the middle of a fragment" if found.broken_off else ""
+    if name == "asf" and (end := asf_end(path)) is not None:
+        return {index: max(known or 0.0, end) for index, known in ends.items()}, ""
+    if "matroska" in name:
+        return ends, matroska_fault(path) if promises_nothing else ""
+    return ends, tail_fault(path, name)
 
 
 def _moving(container: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 """`probe` in another process: a file that crashes or hangs libav there costs that file alone.
 
-The process is kept for the next file: starting one takes longer than looking at most files.
+The process is kept for the next files: starting one takes longer than looking at most of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.core.errors import EnvironmentFault, MediaError
 
 CHILD = ("-P", "-m", "extractors.media.probe_child")  # -P: nothing from the current folder
 TIMEOUT_S = 150.0  # opening may take 60 s, reading a file of 256 MB to its end as long
+FILES_EACH = 1000  # then another process takes over: what libav leaks goes with the old one
 MEMORY = (1 << 30) + 4 * PIXEL_BYTES * MAX_PIXELS  # a few of the largest frames that are accepted
 
 _idle: list[_Prober] = []
@@ -45,8 +46,7 @@ def probe_apart(path: str | os.PathLike[str]) -> MediaInfo:
         except _ProbeDiedError as error:
             words = str(error)
             continue
-        with _guard:
-            _idle.append(prober)
+        _give_back(prober)
         if "error" in answer:
             reason, hint = answer["error"]
             raise MediaError(path, reason, hint=hint)
@@ -63,9 +63,14 @@ class _ProbeDiedError(Exception):
 
 
 class _Prober:
-    """One process that looks at files, one after the other."""
+    """One process that looks at files, one after the other.
+
+    Attributes:
+        asked: Files that it has been asked about.
+    """
 
     def __init__(self) -> None:
+        self.asked = 0
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *CHILD],
@@ -80,6 +85,7 @@ class _Prober:
 
     def ask(self, path: str) -> dict[str, Any]:
         """The answer on a file."""
+        self.asked += 1
         hung = threading.Event()
         timer = threading.Timer(TIMEOUT_S, self._end, [hung])
         timer.daemon = True
@@ -119,6 +125,14 @@ def _take() -> _Prober:
         if _idle:
             return _idle.pop()
     return _Prober()
+
+
+def _give_back(prober: _Prober) -> None:
+    if prober.asked >= FILES_EACH:
+        prober.close()
+        return
+    with _guard:
+        _idle.append(prober)
 
 
 @atexit.register

@@ -51,6 +51,8 @@ def describe(info: MediaInfo) -> dict[str, Any]:
         "bytes": info.size_bytes,
         "duration": info.duration,
         "clock_offset": info.clock_offset,
+        "broken_off": info.broken_off,
+        "open_end": info.open_end,
         "video": None
         if video is None
         else {
@@ -101,6 +103,10 @@ def render(info: MediaInfo) -> str:
         )
     if info.clock_offset:
         lines.append(f"  clock      the file's own timestamps start at {info.clock_offset:.3f} s")
+    if info.broken_off:
+        lines.append(f"  end        the file was broken off: {info.broken_off}")
+    elif info.open_end:
+        lines.append(f"  end        the file seems to end within {info.open_end}")
     return "\n".join(lines)
 
 

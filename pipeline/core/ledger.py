@@ -73,7 +73,7 @@ class Ledger:
                 os.fsync(handle.fileno())
             self._torn = False
 
-    def rows(self) -> Iterator[LedgerRow]:
+    def rows(self, only: str | None = None) -> Iterator[LedgerRow]:
         """All rows of all writers, each once; a torn last line of a killed writer is skipped.
 
         Rows of one writer come in the order in which they were written, whatever its clock did.
@@ -84,6 +84,9 @@ class Ledger:
         Rows that are appended while this runs may be among them or not. Memory does not grow with
         the number of rows; see `pipeline.core.ledger_merge`.
 
+        Args:
+            only: The item whose rows are wanted, which are found much faster; None for all.
+
         Raises:
             OSError: A file cannot be read.
             StoreError: Something there is no file in itself; see `_files`.
@@ -91,7 +94,7 @@ class Ledger:
         reached, met, waited = float("-inf"), set[bytes](), 0
         while True:
             try:
-                for entry in merge_rows(self._files()):
+                for entry in merge_rows(self._files(), only=only):
                     if entry.key > reached:
                         reached, met = entry.key, set()
                     if entry.key == reached and entry.line not in met:

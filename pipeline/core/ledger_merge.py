@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.core.ledger_row import LedgerRow, parse_row
+from pipeline.core.ledger_row import LedgerRow, mention, parse_row, time_in
 
 BUFFER_BYTES = 32 << 20  # of all blocks together, as long as there are not too many files
 LEAST_BLOCK = 1 << 14
@@ -52,7 +52,9 @@ class GoneError(Exception):
         self.path = path
 
 
-def merge_rows(paths: Sequence[Path], begins: Mapping[Path, int] | None = None) -> Iterator[Entry]:
+def merge_rows(
+    paths: Sequence[Path], begins: Mapping[Path, int] | None = None, *, only: str | None = None
+) -> Iterator[Entry]:
     """Rows of all files, by key; those of one file in the order in which they were written.
 
     What is appended to a file after the first row was asked for is left out. Lines that are torn,
@@ -61,6 +63,8 @@ def merge_rows(paths: Sequence[Path], begins: Mapping[Path, int] | None = None) 
     Args:
         paths: The files.
         begins: Bytes of files that are passed over.
+        only: The item whose rows are wanted; None for all. The others' rows are not read further
+            than to their time.
 
     Raises:
         GoneError: A file was removed.
@@ -69,17 +73,21 @@ def merge_rows(paths: Sequence[Path], begins: Mapping[Path, int] | None = None) 
     block = min(max(BUFFER_BYTES // max(1, len(paths)), LEAST_BLOCK), LARGEST_BLOCK)
     begins = begins or {}
     return heapq.merge(
-        *(_entries(path, n, block, begins.get(path, 0)) for n, path in enumerate(paths))
+        *(_entries(path, n, block, begins.get(path, 0), only) for n, path in enumerate(paths))
     )
 
 
-def _entries(path: Path, number: int, block: int, begin: int) -> Iterator[Entry]:
-    key = float("-inf")
+def _entries(path: Path, number: int, block: int, begin: int, only: str | None) -> Iterator[Entry]:
+    key, mentioned = float("-inf"), b"" if only is None else mention(only)
     for line in _lines(path, block, begin):
+        if mentioned not in line:
+            key = max(key, time_in(line))
+            continue
         row = parse_row(line)
         if row is not None:
             key = max(key, row.time)
-            yield Entry(key, number, line, row)
+            if only is None or row.id == only:
+                yield Entry(key, number, line, row)
 
 
 def _lines(path: Path, block: int, begin: int) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args
 Outcome = Literal["started", "done", "partial", "skipped", "failed", "quarantined"]
 OUTCOMES = frozenset(get_args(Outcome))
 FARTHEST_S = 1e15  # no clock shows that
+_TIME = b'"time": '  # quotes inside a text are escaped: found first, this is the row's own time
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,24 @@ def format_row(row: LedgerRow) -> bytes:
         ValueError: A value is NaN or infinite.
     """
     return json.dumps(asdict(row), allow_nan=False).encode() + b"\n"
+
+
+def mention(id: str) -> bytes:
+    """What stands in each line of `format_row` that is a row of an item, and in few others."""
+    return json.dumps(id).encode()
+
+
+def time_in(line: bytes) -> float:
+    """The time of a row, without reading the rest of its line; minus infinity where there is none.
+
+    Much faster than `parse_row`.
+    """
+    begin = line.find(_TIME) + len(_TIME)
+    try:
+        value = float(line[begin : line.find(b",", begin)]) if begin >= len(_TIME) else -math.inf
+    except ValueError:
+        return -math.inf
+    return value if -FARTHEST_S < value < FARTHEST_S else -math.inf
 
 
 def parse_row(line: bytes) -> LedgerRow | None:

@@ -89,6 +89,26 @@ def test_a_clock_that_is_set_back_does_not_turn_its_writers_rows_around(ledger: 
     assert ids(ledger) == ["a1", "b1", "b2", "a2", "a3", "b3", "a4"]
 
 
+def test_rows_of_one_item_come_as_they_stand_among_all_others(ledger: Ledger) -> None:
+    """Though the others are hardly looked at: what their writers' clocks said counts."""
+    names = ('a "b"', "ä\n", "time", '"time": 9e9,')
+    chance = random.Random(1)
+    for writer, rows in scattered(20, 50, 1).items():
+        write(
+            ledger,
+            writer,
+            [
+                LedgerRow(chance.choice(names), "failed", chance.choice(names), time=each.time)
+                for each in rows
+            ],
+        )
+    everything = list(ledger.rows())
+    assert {each.id for each in everything} == set(names)
+    for name in names:
+        assert list(ledger.rows(only=name)) == [each for each in everything if each.id == name]
+    assert list(ledger.rows(only="nobody")) == []
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -193,6 +193,17 @@ def test_one_process_looks_at_many_files(zoo: Zoo, no_prober: None) -> None:
     assert len(pids) == 1
 
 
+def test_a_process_is_replaced_after_some_files(
+    zoo: Zoo, no_prober: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "FILES_EACH", 2)
+    running = []
+    for _ in range(3):
+        probe_apart(zoo["constant.mp4"].path)
+        running.append({c.pid for c in psutil.Process().children() if _is_prober(c)})
+    assert [len(pids) for pids in running] == [1, 0, 1] and running[0] != running[2]
+
+
 def test_threads_do_not_wait_for_each_other(zoo: Zoo, no_prober: None) -> None:
     found = []
     threads = [

@@ -120,7 +120,10 @@ class Cluster:
 
     def _start_scheduler(self) -> subprocess.Popen[bytes]:
         port = self.address.rpartition(":")[2]
-        return self._start(["scheduler", "--host", "127.0.0.1", "--port", port, *self._dashboard])
+        words = ["scheduler", "--host", "127.0.0.1", "--port", port, *self._dashboard]
+        process = self._start(words)
+        wait_for(lambda: _listens(int(port)))
+        return process
 
     def add_worker(self) -> subprocess.Popen[bytes]:
         """Start one more worker; its nanny starts it again when it dies."""
@@ -163,6 +166,14 @@ class Cluster:
         )
         self._processes.append(process)
         return process
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _kill_tree(pid: int) -> None:

@@ -180,6 +180,37 @@ def test_workers_with_a_gpu_get_everything_from_when_they_come(tmp_path: Path) -
     assert found[first:].count(False) <= 3, "".join("-G"[bool(each)] for each in found)
 
 
+@pytest.mark.parametrize("then", ["a worker comes", "nobody comes", "the scheduler dies"])
+def test_a_cluster_without_workers_is_waited_for_as_long_as_a_queue_may_be(
+    tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one of docs/cluster.md's on SLURM, whose first job waits for its machine."""
+    monkeypatch.setattr("workflows.schedule.WORKERS_S", 0.5)
+    monkeypatch.setattr("workflows.schedule.ABANDONED_S", 3.0 if then == "nobody comes" else 120.0)
+    with Cluster(tmp_path, workers=0) as cluster:
+        events = {
+            "a worker comes": cluster.add_worker,
+            "nobody comes": lambda: None,
+            "the scheduler dies": cluster.kill_the_scheduler,
+        }
+
+        def happen() -> None:
+            wait_for(lambda: "still waiting" in caplog.text)
+            events[then]()
+
+        event = threading.Thread(target=happen, daemon=True)
+        event.start()
+        results = run_tasks(abs, [-1], scheduler=cluster.address)
+        if then == "a worker comes":
+            assert [result.value for result in results] == [1]
+        else:
+            words = "had no worker for 3 s" if then == "nobody comes" else "scheduler is gone"
+            with pytest.raises(EnvironmentFault, match=words):
+                list(results)
+        event.join()
+    assert caplog.text.count("still waiting") == 1
+
+
 @pytest.mark.parametrize("left", ["nobody", "a worker without a GPU"])
 def test_who_waits_for_a_worker_that_never_comes_is_told_at_last(
     tmp_path: Path, left: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

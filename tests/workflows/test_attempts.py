@@ -11,7 +11,7 @@ import pytest
 from extractors.storage.records import Source
 from pipeline.core.ledger import Ledger, LedgerRow
 from pipeline.core.ledger_row import format_row
-from workflows.extraction.attempts import Attempts, read_attempts
+from workflows.extraction.attempts import Attempts, attempts_at, read_attempts
 
 SOURCE = Source(1, 2, "ab")
 
@@ -63,7 +63,7 @@ def test_what_did_not_is(
     ledger: Ledger, outcomes: list[str], crashes: int, failed: bool, quarantined: bool
 ) -> None:
     found = attempts(ledger, *outcomes)
-    assert found is not None
+    assert found is not None and found == attempts_at(ledger, "v")
     assert (found.crashes, found.failed, found.quarantined) == (crashes, failed, quarantined)
     assert found.source == (SOURCE if failed else None)
 
@@ -86,6 +86,7 @@ def test_what_is_kept_says_all_that_is_said_when_everything_is_kept(ledger: Ledg
             assert found.crashes >= 1
         if not tail or set(tail) == {"skipped"}:
             assert f"{number}" not in kept
+        assert attempts_at(ledger, f"{number}") == found, word
 
 
 @pytest.mark.parametrize("source", ["text", {}, {"size": "many"}, [1], {"size": 1e400}])

@@ -23,7 +23,7 @@ from extractors.spec import Backbone
 from extractors.storage.store import FeatureStore
 from extractors.stream import extract_features
 from extractors.windows import WindowGrid
-from fixtures.backbones import DEADLY_TOY, SLOW_TOY, TOY, toy
+from fixtures.backbones import COUNTED_TOY, DEADLY_TOY, SLOW_TOY, TOY, toy
 from fixtures.media import run_ffmpeg
 from pipeline.core.errors import EnvironmentFault, NothingMatchedError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
@@ -198,6 +198,9 @@ def test_a_dry_run_counts_and_writes_nothing(videos: Path, out: Path) -> None:
     assert report.plan.seconds == pytest.approx(8.0, abs=0.2)
     assert not out.exists()
     assert "4 videos to extract" in report.format_table() and report.exit_code == 1
+    assert report.plan.free is not None and "has room for" not in report.format_table()
+    full = replace(report, plan=replace(report.plan, free=report.plan.bytes - 1))
+    assert full.format_table().endswith(f"the disk has room for {report.plan.bytes - 1} B only")
     run(videos, out=out, limit=1)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     report = run(videos, out=out, dry_run=True)
@@ -375,6 +378,18 @@ def test_dask_gives_the_store_that_serial_gives(videos: Path, out: Path, tmp_pat
     assert outcomes(report) == outcomes(serial)
     assert [row.id for row in report.rows] == [row.id for row in serial.rows]
     assert data_files(out) == data_files(tmp_path / "serial")
+
+
+def test_each_worker_loads_the_nets_once_for_all_its_videos(
+    videos: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = tmp_path / "loads"
+    monkeypatch.setenv("TOY_LOADS", str(loads))
+    report = run(videos, out=out, backbone=COUNTED_TOY, scheduler="dask", workers=2)
+    assert report.counts["done"] == len(CLIPS) > 2
+    processes = loads.read_text().split()
+    assert 1 <= len(processes) == len(set(processes)) <= 2
+    assert str(os.getpid()) not in processes
 
 
 def test_a_video_that_kills_its_workers_is_quarantined_and_the_others_are_done(

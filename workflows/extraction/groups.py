@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractors.storage.store import FeatureStore
-from workflows.extraction.attempts import CRASHES, Attempts, read_attempts
+from workflows.extraction.attempts import CRASHES, attempts_at
 from workflows.extraction.report import BUSY, ExtractRow
 from workflows.extraction.task import ExtractGroup, ExtractJob
 from workflows.tasks import TaskResult
@@ -103,9 +103,9 @@ class Trials:
         if len(group.jobs) > 1:
             return [_group([job], 1) for job in group.jobs]
         (job,) = group.jobs
-        past = read_attempts(self._store.ledger).get(job.id, Attempts())
         self._again[job.id] += 1
-        if past.crashes >= CRASHES or self._again[job.id] > TRIALS:
+        crashes = attempts_at(self._store.ledger, job.id).crashes
+        if crashes >= CRASHES or self._again[job.id] > TRIALS:
             return []
         return [group]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from extractors.media.probe import probe
+from extractors.media.probe_apart import probe_apart
 from extractors.shapes import row_bytes
 from extractors.spec import BackboneSpec
 from extractors.storage.store import FeatureStore
@@ -96,19 +99,22 @@ def _quarantine(item: MediaItem, store: FeatureStore, past: Attempts) -> Extract
     return ExtractRow(item.id, item.name, "quarantined", reason=reason)
 
 
-def estimate(todo: Sequence[MediaItem], spec: BackboneSpec) -> tuple[Plan, list[ExtractRow]]:
+def estimate(
+    todo: Sequence[MediaItem], spec: BackboneSpec, out: str | os.PathLike[str]
+) -> tuple[Plan, list[ExtractRow]]:
     """What a run would do, from the headers of the files, and the files that cannot be read.
 
     Args:
         todo: What is to be done.
         spec: The backbone.
+        out: Folder of the store; it need not be there.
     """
-    plan = Plan(videos=0, seconds=0.0, steps=0, bytes=0, unknown=0)
+    plan = Plan(videos=0, seconds=0.0, steps=0, bytes=0, unknown=0, free=_free_bytes(Path(out)))
     failing = []
     with Progress(len(todo), what="looking") as bar:
         for item in todo:
             try:
-                duration = probe(item.path).duration
+                duration = probe_apart(item.path).duration
             except MediaError as error:
                 failing.append(ExtractRow(item.id, item.name, "failed", reason=reason_of(error)))
             else:
@@ -123,6 +129,18 @@ def estimate(todo: Sequence[MediaItem], spec: BackboneSpec) -> tuple[Plan, list[
                 )
             bar.advance()
     return plan, failing
+
+
+def _free_bytes(path: Path) -> int | None:
+    """Bytes that are free on the disk on which a folder is, or would be made."""
+    for place in (path.absolute(), *path.absolute().parents):
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:  # the run itself will say what is wrong
+            return None
+    return None
 
 
 def reason_of(error: PipelineError) -> str:

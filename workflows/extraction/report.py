@@ -47,6 +47,7 @@ class Plan:
         steps: Steps they would give.
         bytes: What those would take on disk.
         unknown: Videos whose header does not say how long they are; not in the sums.
+        free: Bytes that are free on the store's disk; None where it does not say.
     """
 
     videos: int
@@ -54,6 +55,7 @@ class Plan:
     steps: int
     bytes: int
     unknown: int
+    free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ class ExtractReport:
         )
         if plan.unknown:
             text += f"; {plan.unknown} do not say how long they are"
+        if plan.free is not None and plan.free < plan.bytes:
+            text += f"\nthe disk has room for {_size(plan.free)} only"
         return text
 
 

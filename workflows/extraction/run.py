@@ -28,7 +28,7 @@ from pipeline.core.errors import (
     UsageError,
 )
 from pipeline.core.ledger import LedgerRow
-from workflows.extraction.attempts import CRASHES, NOTHING, read_attempts
+from workflows.extraction.attempts import CRASHES, attempts_at
 from workflows.extraction.groups import Results, Trials, choose_at_once, group_jobs, results_of_jobs
 from workflows.extraction.orphans import CLOSING_S, SETTLE_S, await_orphans, judge_orphans
 from workflows.extraction.pack_along import packing_along
@@ -139,7 +139,7 @@ def extract(
             items, store, overwrite=overwrite, retry_failed=retry_failed, limit=limit
         )
     if dry_run:
-        plan, failing = estimate(todo, spec)
+        plan, failing = estimate(todo, spec, out)
         return ExtractReport([*rows, *failing], time.perf_counter() - started, plan=plan)
     assert store is not None
     scheduler = scheduler or "serial"
@@ -313,7 +313,7 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
 def _row_of_dead(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> ExtractRow:
     """Set a video aside of which workers died; one that was only beside them is tried again."""
     job = result.item
-    crashes = read_attempts(store.ledger).get(job.id, NOTHING).crashes
+    crashes = attempts_at(store.ledger, job.id).crashes
     if crashes >= CRASHES:
         reason = f"its worker process died {crashes} times while extracting it"
         store.ledger.append(LedgerRow(job.id, "quarantined", reason=reason))
