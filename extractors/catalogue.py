@@ -15,16 +15,12 @@ from typing import Any
 
 from extractors.hf.model import is_hf
 from extractors.onepeace.conversions import CONVERSIONS, Conversion, conversions_of
-from extractors.onepeace.spec import VISION_WEIGHTS
 from extractors.registry import BACKBONES, backbone_spec
 from extractors.spec import BackboneSpec, WeightsFile
 from extractors.weights.addresses import Address, addresses_of
 from extractors.weights.check import describe_size
 from extractors.weights.find import find_weights
 from pipeline.core.errors import UsageError
-
-# Of no backbone in the table.
-_OPTIONAL = (VISION_WEIGHTS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +65,6 @@ def catalogue() -> dict[str, CatalogueEntry]:
     for name, row in BACKBONES.items():
         for weights in _files(row.spec):
             needed.setdefault(weights.file, (weights, []))[1].append(name)
-    for weights in _OPTIONAL:
-        needed.setdefault(weights.file, (weights, []))
     return {file: _entry(weights, names) for file, (weights, names) in needed.items()}
 
 

@@ -31,7 +31,8 @@ class LiteLoader:
             weights_dir: Folder in which weights are looked for first.
 
         Raises:
-            EnvironmentFault: Weights or the device are missing on this machine.
+            EnvironmentFault: Weights or the device are missing on this machine, or the weights are
+                damaged.
         """
         from extractors.audio.yamnet import load_yamnet
         from extractors.device import select_device
@@ -41,7 +42,13 @@ class LiteLoader:
         return Backbone(
             self.spec,
             load_efficientnet_lite0(chosen, threads=threads, weights_dir=weights_dir),
-            load_yamnet(chosen, grid=self.spec.grid, threads=threads, weights_dir=weights_dir),
+            load_yamnet(
+                chosen,
+                spec=self.spec.audio,
+                grid=self.spec.grid,
+                threads=threads,
+                weights_dir=weights_dir,
+            ),
         )
 
 

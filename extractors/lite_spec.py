@@ -7,6 +7,9 @@ the nets and their loader read.
 YAMNet hears 15,600 samples, 0.975 s. A window of the project's own grid has more, and its middle is
 heard. One of UnAV-100's grid has 15,360: what is heard begins with the window and ends 240 samples
 behind it, as with the VGGish features of that data set.
+
+``lite-google`` hears with the weights of Google's own export of YAMNet. Those that install with the
+program are of another training, and name sounds less well.
 """
 
 from __future__ import annotations
@@ -75,11 +78,33 @@ def yamnet_spec(grid: WindowGrid) -> EncoderSpec:
     )
 
 
+def google_yamnet_spec(grid: WindowGrid) -> EncoderSpec:
+    """YAMNet on a grid, with the weights of Google's own export, which is fetched on first use."""
+    spec = yamnet_spec(grid)
+    return replace(
+        spec,
+        name="yamnet-google",
+        preprocessing=f"{spec.preprocessing}; ReLU6, weights of 8 bits in float32",
+        weights=WeightsFile(
+            file="yamnet_audio_classifier_with_metadata.tflite",
+            bytes=4_126_810,
+            sha256="10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
+            licence="Apache-2.0",
+            source=(
+                "https://storage.googleapis.com/mediapipe-assets/"
+                "yamnet_audio_classifier_with_metadata.tflite"
+            ),
+        ),
+    )
+
+
 YAMNET = yamnet_spec(OWN_GRID)
+GOOGLE_YAMNET = google_yamnet_spec(OWN_GRID)
 LITE = BackboneSpec(name="lite", grid=OWN_GRID, vision=EFFICIENTNET_LITE0, audio=YAMNET)
 
 # By name, on every grid.
 LITE_ON_GRIDS: Mapping[str, BackboneSpec] = {
-    f"{prefix}lite": replace(LITE, name=f"{prefix}lite", grid=grid, audio=yamnet_spec(grid))
+    f"{prefix}{name}": replace(LITE, name=f"{prefix}{name}", grid=grid, audio=describe(grid))
     for prefix, grid in GRIDS.items()
+    for name, describe in (("lite", yamnet_spec), ("lite-google", google_yamnet_spec))
 }

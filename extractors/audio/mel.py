@@ -10,6 +10,7 @@ Source: the published VGGish and YAMNet feature code of AudioSet (constants and 
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -76,7 +77,63 @@ def log_mel_patches(
     sound = np.asarray(waveform, dtype=np.float64)
     if sound.shape[-1] < (PATCH_FRAMES - 1) * HOP + FRAME:
         return np.zeros((0, PATCH_FRAMES, BANDS))
-    frames = log_mel(sound, offset=offset)
+    return _patches(log_mel(sound, offset=offset), hop)
+
+
+class RunningLogMel:
+    """Patches of stretches of sound that are handed on one by one; no frame is computed twice.
+
+    Stretches of one sound overlap by what their last windows still hear. Each thread, and so each
+    file in flight, remembers the frames of that end. They are used again where the next stretch
+    begins with the very same samples, and so are right for whatever comes.
+
+    Args:
+        offset: Added before the logarithm: `VGGISH_OFFSET` or `YAMNET_OFFSET`.
+    """
+
+    def __init__(self, *, offset: float) -> None:
+        self._offset = offset
+        self._memory = threading.local()
+
+    def patches(
+        self, samples: NDArray[np.float32], count: int, *, stride: int
+    ) -> NDArray[np.float64]:
+        """Log-mel of windows that follow each other.
+
+        Args:
+            samples: (S,) mono sound in [-1, 1] at 16 kHz, from the first of what they hear on.
+            count: Number N of windows.
+            stride: Samples from one to the next, whole frames of mel.
+
+        Returns:
+            (N, 96, 64).
+
+        Raises:
+            ValueError: There is not enough sound, or the stride is no whole number of frames.
+        """
+        if stride % HOP or len(samples) < (count - 1) * stride + (PATCH_FRAMES - 1) * HOP + FRAME:
+            raise ValueError(f"{len(samples)} samples for {count} windows every {stride}")
+        frames = self._frames(samples)
+        following = count * stride  # where the next stretch of this sound would begin
+        self._memory.sound = samples[following:].copy()
+        self._memory.frames = frames[following // HOP :]
+        return _patches(frames, stride // HOP)[:count]
+
+    def _frames(self, samples: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(frames, 64) of a stretch; those that are remembered are taken from there."""
+        known: NDArray[np.float64] = getattr(self._memory, "frames", np.zeros((0, BANDS)))
+        if not len(known) or not np.array_equal(
+            samples[: len(self._memory.sound)], self._memory.sound
+        ):
+            return log_mel(samples, offset=self._offset)
+        rest = samples[len(known) * HOP :]
+        if len(rest) < FRAME:
+            return known
+        return np.concatenate([known, log_mel(rest, offset=self._offset)])
+
+
+def _patches(frames: NDArray[np.float64], hop: int) -> NDArray[np.float64]:
+    """(F, 64) frames to (N, 96, 64), a patch every ``hop`` frames."""
     patches = np.lib.stride_tricks.sliding_window_view(frames, PATCH_FRAMES, axis=0)[::hop]
     return patches.transpose(0, 2, 1)
 

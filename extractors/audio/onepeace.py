@@ -22,6 +22,7 @@ from extractors.onepeace.layers import (
     ChannelNorm,
     Layer,
     RelativePositions,
+    run_layers,
     sequence_buckets,
 )
 from extractors.onepeace.spec import (
@@ -135,12 +136,7 @@ class OnePeaceAudio(nn.Module):
         """
         x = self.adapter(sound)
         biases = self.adapter.biases(x.shape[1], layers=len(self.layers))
-        if padding is not None:
-            x = x.masked_fill(padding[:, :, None], 0.0)
-            biases = [bias.masked_fill(padding[:, None, None], -torch.inf) for bias in biases]
-        for layer, bias in zip(self.layers, biases, strict=True):
-            x = layer(x, bias)
-        return self.norm(x)
+        return self.norm(run_layers(self.layers, x, biases, padding))
 
 
 class OnePeaceAudioEncoder:

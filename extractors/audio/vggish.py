@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from extractors.audio.mel import (
     HOP,
     PATCH_FRAMES,
-    SAMPLE_RATE,
     VGGISH_OFFSET,
+    RunningLogMel,
     log_mel,
     log_mel_patches,
 )
@@ -112,6 +112,7 @@ class VGGishEncoder:
         self._grid = grid
         self._pca = pca
         self._heard = grid.window_samples + spec.overhang
+        self._mels = RunningLogMel(offset=VGGISH_OFFSET)
         self._net = net.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=16, device_chunk=512
@@ -124,19 +125,15 @@ class VGGishEncoder:
         return self.embed_patches(log_mel(windows[:, :PATCH_SAMPLES], offset=VGGISH_OFFSET))
 
     def embed_stretch(self, samples: NDArray[np.float32], count: int) -> Encoded:
-        """Encode windows that follow each other; mels are computed once, whatever the overlap.
+        """Encode windows that follow each other; mels of a file are computed once.
 
-        Stretches of one file are handed on one by one, each with all that its windows hear: mels
-        of the second or less that two of them share are computed twice (8 % on 16 fps).
-
-        See `extractors.spec.StretchEncoder`.
+        See `extractors.spec.StretchEncoder`, and `RunningLogMel` for what stretches share.
         """
         stride = self._grid.stride_samples
         if stride % HOP:
             begins = np.arange(count)[:, None] * stride
             return self.embed(samples[begins + np.arange(self._heard)])
-        patches = log_mel_patches(samples, offset=VGGISH_OFFSET, hop_seconds=stride / SAMPLE_RATE)
-        return self.embed_patches(patches[:count])
+        return self.embed_patches(self._mels.patches(samples, count, stride=stride))
 
     def embed_sound(self, waveform: ArrayLike, *, hop_seconds: float = 0.96) -> Encoded:
         """Encode a whole sound as the published extractor does, off any grid.

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from extractors.grids import GRIDS
 from extractors.onepeace.spec import (
-    ONEPEACE_IMAGE,
+    ONEPEACE_VIDEO,
     RELEASED_SIZE,
     OnePeaceSize,
     Precision,
     in_precision,
     onepeace_image_spec,
     onepeace_spec,
+    onepeace_vision_spec,
 )
 from extractors.spec import Backbone, BackboneSpec, VisionEncoder
 
@@ -72,7 +73,7 @@ class OnePeaceLoader:
     def _vision(
         self, device: torch.device, threads: int | None, weights_dir: Path | None
     ) -> VisionEncoder:
-        if self.spec.vision.name == ONEPEACE_IMAGE.name:
+        if self.spec.vision.name != ONEPEACE_VIDEO.name:
             from extractors.vision.onepeace_image import load_onepeace_image_encoder
 
             return load_onepeace_image_encoder(
@@ -97,7 +98,11 @@ class OnePeaceLoader:
 
 
 _PRECISIONS: Mapping[str, Precision] = {"": "float32", "-fp16": "float16", "-bf16": "bfloat16"}
-_PAIRS = {"onepeace": onepeace_spec, "onepeace-image": onepeace_image_spec}
+_PAIRS = {
+    "onepeace": onepeace_spec,
+    "onepeace-image": onepeace_image_spec,
+    "onepeace-vision": onepeace_vision_spec,
+}
 
 
 def _loaders() -> Iterator[OnePeaceLoader]:

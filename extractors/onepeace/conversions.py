@@ -19,6 +19,7 @@ from extractors.onepeace.spec import (
     ONEPEACE_AUDIO,
     ONEPEACE_IMAGE,
     ONEPEACE_VIDEO,
+    ONEPEACE_VISION,
     VISION_WEIGHTS,
 )
 from extractors.spec import BackboneSpec, WeightsFile
@@ -38,33 +39,21 @@ class Conversion:
     Attributes:
         branch: Which branch.
         checkpoint: File that it is made of.
-        optional: Whether it is of no backbone, but of an option of `load_onepeace_image`.
     """
 
     branch: Branch
     checkpoint: WeightsFile
-    optional: bool = False
 
     @property
     def weights(self) -> WeightsFile:
         """The converted file, of which nothing is published."""
-        name = converted_name(self.branch, self.checkpoint)
         source = f"made of {self.checkpoint.file}"
-        return WeightsFile(name, 0, "", self.checkpoint.licence, source)
+        return WeightsFile(converted_name(self.branch), 0, "", self.checkpoint.licence, source)
 
 
-CONVERSIONS = (
-    Conversion("video", K400_WEIGHTS),
-    Conversion("audio", BASE_WEIGHTS),
-    Conversion("image", BASE_WEIGHTS),
-    Conversion("image", VISION_WEIGHTS, optional=True),
-)
-
-
-def converted_name(branch: Branch, checkpoint: WeightsFile) -> str:
-    """File name of a branch converted from a checkpoint: two checkpoints hold the image branch."""
-    other = "-vision" if checkpoint.file == VISION_WEIGHTS.file else ""
-    return f"onepeace-{branch}{other}.safetensors"
+def converted_name(branch: Branch) -> str:
+    """File name of a converted branch; each is a part of one checkpoint only."""
+    return f"onepeace-{branch}.safetensors"
 
 
 def find_converted(folder: Path, branch: Branch, checkpoint: WeightsFile) -> Path | None:
@@ -72,19 +61,23 @@ def find_converted(folder: Path, branch: Branch, checkpoint: WeightsFile) -> Pat
 
     A file that cannot be read is answered, too, so that it is refused with the reason.
     """
-    own = folder / converted_name(branch, checkpoint)
-    if own.exists() and _source_of(own) in (checkpoint.file, None):
-        return own
-    # Earlier programs gave the image branch one name, whichever checkpoint it was made of.
-    former = folder / f"onepeace-{branch}.safetensors"
-    return former if former.exists() and _source_of(former) == checkpoint.file else None
+    path = folder / converted_name(branch)
+    return path if path.exists() and _source_of(path) in (checkpoint.file, None) else None
 
 
 _BRANCHES: Mapping[str, Branch] = {
     ONEPEACE_VIDEO.name: "video",
     ONEPEACE_AUDIO.name: "audio",
     ONEPEACE_IMAGE.name: "image",
+    ONEPEACE_VISION.name: "vision",
 }
+CONVERSIONS = (
+    Conversion("video", K400_WEIGHTS),
+    Conversion("audio", BASE_WEIGHTS),
+    Conversion("image", BASE_WEIGHTS),
+    Conversion("text", BASE_WEIGHTS),
+    Conversion("vision", VISION_WEIGHTS),
+)
 
 
 def conversions_of(spec: BackboneSpec) -> dict[str, tuple[Conversion, ...]]:

@@ -1,18 +1,31 @@
 """Names of the public ONE-PEACE checkpoints' tensors, translated into those of our nets.
 
 ``one-peace.pt`` holds all modalities under ``encoder_wrapper.*`` (fairseq),
-``onepeace_video_k400.pth`` the video branch under ``backbone.*`` (mmcv). ``one-peace-vision.pkl``
-is taken with either naming, with or without the first prefix.
+``onepeace_video_k400.pth`` the video branch under ``backbone.*`` (mmcv). ``one-peace-vision.pkl``,
+which its publishers made of the former by a script of their own, holds the image branch without its
+last norm and its projection, layers under ``encoder.*``. Each is taken with the prefixes of the
+others and with none.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
-Branch = Literal["video", "image", "audio"]
+Branch = Literal["video", "image", "vision", "audio", "text"]
+"""``video`` is the net of ``onepeace_video_k400.pth``, ``vision`` that of ``one-peace-vision.pkl``;
+the others are parts of ``one-peace.pt``."""
 
+_MODALITIES: Mapping[Branch, str] = {
+    "video": "image",
+    "image": "image",
+    "vision": "image",
+    "audio": "audio",
+    "text": "text",
+}
+# What a branch has no use for, wherever a file holds it.
+_LEFT_OUT: Mapping[Branch, tuple[str, ...]] = {"video": ("proj.",), "vision": ("norm.", "proj.")}
 _ADAPTER = (
     (r"rel_pos_table_list\.(\d+)\.weight", r"adapter.positions.tables.\1"),
     (r"rel_pos_table\.weight", r"adapter.positions.tables.0"),
@@ -22,6 +35,8 @@ _ADAPTER = (
     (r"embed_audios\.0\.conv_layers\.(\d)\.2\.1\.(.+)", r"adapter.convs.\1.norm.\2"),
     (r"embed_audios\.2\.(.+)", r"adapter.norm.\1"),
     (r"embed_audios\.3\.(.+)", r"adapter.project.\1"),
+    (r"embed_tokens\.weight", "adapter.tokens.weight"),
+    (r"embed_positions\.weight", "adapter.places.weight"),
     (r"(cls_embedding|cls_pos_embed|pos_embed)", r"adapter.\1"),
     (r"temporal_embedding", "temporal_embedding"),
 )
@@ -37,22 +52,26 @@ def translate(branch: Branch) -> Callable[[str], str | None]:
         A function from a public key to ours; None for keys that the branch does not use: other
         modalities, what only pre-training needed, and tables that can be computed.
     """
-    modality = "audio" if branch == "audio" else "image"
+    modality, left_out = _MODALITIES[branch], _LEFT_OUT.get(branch, ())
 
     def one(key: str) -> str | None:
-        key = _without(key, _PREFIXES)
-        if key.startswith(f"{modality}_proj."):
-            return None if branch == "video" else f"proj.{key.removeprefix(f'{modality}_proj.')}"
-        if key.startswith(f"{modality}_adapter."):
-            return _adapter_key(key.removeprefix(f"{modality}_adapter."))
-        inner = _without(key, _ENCODERS)
-        if inner == key:
-            return None
-        if inner.startswith(f"{modality}_layer_norm."):
-            return f"norm.{inner.removeprefix(f'{modality}_layer_norm.')}"
-        return _layer_key(inner, modality)
+        name = _own_name(_without(key, _PREFIXES), modality)
+        return None if name is None or name.startswith(left_out) else name
 
     return one
+
+
+def _own_name(key: str, modality: str) -> str | None:
+    if key.startswith(f"{modality}_proj."):
+        return f"proj.{key.removeprefix(f'{modality}_proj.')}"
+    if key.startswith(f"{modality}_adapter."):
+        return _adapter_key(key.removeprefix(f"{modality}_adapter."))
+    inner = _without(key, _ENCODERS)
+    if inner == key:
+        return None
+    if inner.startswith(f"{modality}_layer_norm."):
+        return f"norm.{inner.removeprefix(f'{modality}_layer_norm.')}"
+    return _layer_key(inner, modality)
 
 
 def _without(key: str, prefixes: tuple[str, ...]) -> str:

@@ -9,6 +9,8 @@ Shapes: N items, L tokens with the class token first, D width, H heads, E = D / 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -91,6 +93,29 @@ class Layer(nn.Module):
         """(N, L, D) and (1 or N, H, L, L) to (N, L, D)."""
         x = x + self.gamma_1 * self.self_attn(self.self_attn_layer_norm(x), bias)
         return x + self.gamma_2 * self.ffn(self.final_layer_norm(x))
+
+
+def run_layers(
+    layers: Iterable[nn.Module], x: Tensor, biases: Sequence[Tensor], padding: Tensor | None = None
+) -> Tensor:
+    """Tokens through all layers.
+
+    Args:
+        layers: Of `Layer`.
+        x: (N, L, D).
+        biases: Of each layer, (1 or N, H, L, L).
+        padding: (N, L) True for tokens that stand for nothing: they are zeros, and no other token
+            attends to them; None for none.
+
+    Returns:
+        (N, L, D).
+    """
+    if padding is not None:
+        x = x.masked_fill(padding[:, :, None], 0.0)
+        biases = [bias.masked_fill(padding[:, None, None], -torch.inf) for bias in biases]
+    for layer, bias in zip(layers, biases, strict=True):
+        x = layer(x, bias)
+    return x
 
 
 class RelativePositions(nn.Module):

@@ -15,6 +15,10 @@ a shorter window, after having normalised it.
 one space. It is what ONE-PEACE's authors advise for videos where nothing is fine-tuned: the mean of
 the frames' embeddings.
 
+``onepeace-vision`` has in that place what ``one-peace-vision.pkl`` holds: the image branch as its
+publishers cut it out for vision tasks, without the weights of the last norm and without the
+projection. The norm is then what it is before training, and pictures lie in a space of their own.
+
 This module holds only descriptions, which both the nets and their loader read. Half precision
 changes the features a little and therefore has names of its own.
 """
@@ -48,6 +52,9 @@ class OnePeaceSize:
         adapter: Width inside the adapters of the video branch.
         sound_channels: Channels of the convolutions over a waveform.
         sound_buckets: Distances, in tokens of sound, that are told apart on each side.
+        vocabulary: Different tokens of a text.
+        text_tokens: Tokens of a text at most, the class token among them.
+        text_buckets: Like ``sound_buckets``, of a text.
     """
 
     dim: int = 1536
@@ -61,6 +68,9 @@ class OnePeaceSize:
     adapter: int = 384
     sound_channels: int = 512
     sound_buckets: int = 512
+    vocabulary: int = 50_264
+    text_tokens: int = 514
+    text_buckets: int = 256
 
 
 RELEASED_SIZE = OnePeaceSize()
@@ -89,7 +99,7 @@ VISION_WEIGHTS = WeightsFile(
     sha256="",
     licence="Apache-2.0",
     source=f"{HOST}/one_peace_checkpoints/one-peace-vision.pkl",
-    about_bytes=6_067_731_848,
+    about_bytes=6_058_806_672,
 )
 
 LEAST_SAMPLES = 16_000  # of sound, which shorter windows are repeated to: a second
@@ -145,17 +155,19 @@ def onepeace_spec(grid: WindowGrid, *, name: str = "onepeace") -> BackboneSpec:
     return BackboneSpec(name=name, grid=grid, vision=vision, audio=audio)
 
 
+# As the public interface prepares a picture.
+_SQUARE = (
+    "whole picture scaled to 256x256 as Pillow does (bicubic, antialiased, columns first; the "
+    "aspect is not kept), RGB, 0 .. 1, (x - [0.48145466, 0.4578275, 0.40821073]) / "
+    "[0.26862954, 0.26130258, 0.27577711]"
+)
 ONEPEACE_IMAGE = EncoderSpec(
     name="onepeace-image",
     modality="vision",
     dim=1536,
     classes=0,
     unit="frame",
-    preprocessing=(
-        "whole picture scaled to 256x256 as Pillow does (bicubic, antialiased, columns first; the "
-        "aspect is not kept), RGB, 0 .. 1, (x - [0.48145466, 0.4578275, 0.40821073]) / "
-        "[0.26862954, 0.26130258, 0.27577711], projected class token of unit length"
-    ),
+    preprocessing=f"{_SQUARE}, projected class token of unit length",
     normalised=False,  # a mean of unit vectors is shorter
     weights=BASE_WEIGHTS,
 )
@@ -169,6 +181,24 @@ def onepeace_image_spec(grid: WindowGrid, *, name: str = "onepeace-image") -> Ba
         name: Of the backbone.
     """
     return replace(onepeace_spec(grid, name=name), vision=ONEPEACE_IMAGE)
+
+
+ONEPEACE_VISION = replace(
+    ONEPEACE_IMAGE,
+    name="onepeace-vision",
+    preprocessing=f"{_SQUARE}, class token behind a norm without scale and shift",
+    weights=VISION_WEIGHTS,
+)
+
+
+def onepeace_vision_spec(grid: WindowGrid, *, name: str = "onepeace-vision") -> BackboneSpec:
+    """What ``one-peace-vision.pkl`` holds, and the audio branch, on a grid.
+
+    Args:
+        grid: Where windows lie.
+        name: Of the backbone.
+    """
+    return replace(onepeace_spec(grid, name=name), vision=ONEPEACE_VISION)
 
 
 ONEPEACE = onepeace_spec(OWN_GRID)

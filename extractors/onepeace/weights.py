@@ -2,7 +2,8 @@
 
 A branch is a part of a file of 6 to 16 GB. It is copied, tensor by tensor and under the names of
 our nets, into a safetensors file beside it, which is what gets loaded from then on. Both ways hold
-no more than one tensor at a time beside the net itself.
+no more than one tensor at a time beside the net itself; only ``one-peace-vision.pkl``, a bare
+pickle, has to be in memory once, while it is converted.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def converted_branch(
         if alone is not None:
             return _checked(alone, shapes, weights)
     source = find_weights(weights, weights_dir=weights_dir)
-    target = source.with_name(converted_name(branch, weights))
+    target = source.with_name(converted_name(branch))
     try:
         with LockFile(source.with_name(LOCK_FILE)).hold(branch, wait=True):
             if not _is_conversion_of(target, source):

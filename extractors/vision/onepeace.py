@@ -10,6 +10,7 @@ norm, not normalised. Shapes: N items, T frames, L tokens with the class token f
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from extractors.onepeace.layers import (
     Layer,
     PictureAdapter,
     feed_forward,
+    run_layers,
 )
 from extractors.onepeace.spec import (
     BASE_WEIGHTS,
     ONEPEACE_VIDEO,
     RELEASED_SIZE,
+    VISION_WEIGHTS,
     OnePeaceSize,
     Precision,
 )
@@ -42,26 +45,31 @@ MLP_ADAPTER_SCALE = 0.5
 
 
 class OnePeaceImage(nn.Module):
-    """The image branch: pictures to embeddings."""
+    """The image branch: pictures to embeddings.
 
-    def __init__(self, size: OnePeaceSize) -> None:
+    Args:
+        size: Its measures.
+        head: Whether the last norm has weights and a projection follows. ``one-peace-vision.pkl``
+            lacks both.
+    """
+
+    def __init__(self, size: OnePeaceSize, *, head: bool = True) -> None:
         super().__init__()
         self.adapter = PictureAdapter(size)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
-        self.norm = nn.LayerNorm(size.dim, eps=NORM_EPS)
-        self.proj = nn.Linear(size.dim, size.dim)
+        self.norm = nn.LayerNorm(size.dim, eps=NORM_EPS, elementwise_affine=head)
+        self.proj = nn.Linear(size.dim, size.dim) if head else None
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 3, side, side) normalised RGB to (N, D) embeddings of unit length."""
-        return F.normalize(self.proj(self.tokens(pictures)[:, 0]).float(), dim=1)
+        """(N, 3, side, side) normalised RGB to (N, D) embeddings, with a head of unit length."""
+        seen = self.tokens(pictures)[:, 0]
+        return seen.float() if self.proj is None else F.normalize(self.proj(seen).float(), dim=1)
 
     def tokens(self, pictures: Tensor) -> Tensor:
         """(N, 3, side, side) normalised RGB to (N, L, D) tokens behind the last norm."""
         x = self.adapter(pictures)
         biases = self.adapter.biases(layers=len(self.layers))
-        for layer, bias in zip(self.layers, biases, strict=True):
-            x = layer(x, bias)
-        return self.norm(x)
+        return self.norm(run_layers(self.layers, x, biases))
 
 
 class Adapter(nn.Module):
@@ -257,8 +265,8 @@ def load_onepeace_image(
 
     Args:
         device: Where it runs.
-        weights: `BASE_WEIGHTS`, or `extractors.onepeace.spec.VISION_WEIGHTS` for the file of this
-            branch alone.
+        weights: `BASE_WEIGHTS`, or `VISION_WEIGHTS` for the file of this branch alone, which lacks
+            its head.
         size: Its measures.
         precision: Type of its weights and of the arithmetic.
         weights_dir: Folder of the weights.
@@ -266,9 +274,10 @@ def load_onepeace_image(
     Raises:
         EnvironmentFault: The weights are missing, damaged or of another net.
     """
+    head = weights.file != VISION_WEIGHTS.file
     return load_branch(
-        OnePeaceImage,
-        "image",
+        partial(OnePeaceImage, head=head),
+        "image" if head else "vision",
         weights,
         size=size,
         device=device,

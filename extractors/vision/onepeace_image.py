@@ -68,7 +68,7 @@ class OnePeaceImageEncoder:
         return np.concatenate(list(self._pool.map(self._scaled, frames)))
 
     def embed(self, frames: NDArray[np.uint8]) -> Encoded:
-        """Encode frames out of `prepare`, (N, side, side, 3), to vectors of unit length."""
+        """Encode frames out of `prepare`, (N, side, side, 3); see `OnePeaceImage`."""
         if frames.shape[1:] != (self._side, self._side, 3) or frames.dtype != np.uint8:
             raise ValueError(
                 f"frames must be (N, {self._side}, {self._side}, 3) uint8, got {frames.shape} "
@@ -94,7 +94,7 @@ def load_onepeace_image_encoder(
     threads: int | None = None,
     weights_dir: str | os.PathLike[str] | None = None,
 ) -> OnePeaceImageEncoder:
-    """Load the image branch of ``one-peace.pt``.
+    """Load the image branch of the checkpoint that the description names.
 
     Args:
         device: Where it runs.

@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sounds = kinds.add_parser("sounds", help="recognition of real sounds")
     sounds.add_argument("folder", type=Path, help="one subfolder of sound files per ESC-10 class")
+    sounds.add_argument("--backbone", default="lite", help="lite or lite-google")
     agreement = kinds.add_parser("agreement", help="calibration of the agreement detector")
     agreement.add_argument("folder", type=Path, help="the kit of real sounds and pictures")
     agreement.add_argument("--method", default="agreement", choices=("agreement", "clasp"))
@@ -245,7 +246,7 @@ def _memory(args: argparse.Namespace) -> BenchReport:
 def _sounds(args: argparse.Namespace) -> BenchReport:
     from workflows.bench.sounds import measure_sounds
 
-    return measure_sounds(args.folder)
+    return measure_sounds(args.folder, backbone=args.backbone)
 
 
 def _clips(args: argparse.Namespace) -> BenchReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from extractors import catalogue
 from extractors.audio.onepeace import load_onepeace_audio
+from extractors.registry import BACKBONES
 from extractors.spec import WeightsFile
 from extractors.weights import addresses
 from extractors.weights.check import read_record
@@ -28,10 +30,16 @@ UNHASHED = WeightsFile(
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """The publisher of two files more than the catalogue has otherwise."""
+    """The publisher of the two files of a backbone more than the table has otherwise."""
     monkeypatch.setenv("PIPELINE_OFFLINE", "0")
     monkeypatch.setenv("PIPELINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(catalogue, "_OPTIONAL", (HASHED, UNHASHED))
+    lite = BACKBONES["lite"]
+    vision, audio = (
+        replace(encoder, weights=weights)
+        for encoder, weights in ((lite.spec.vision, HASHED), (lite.spec.audio, UNHASHED))
+    )
+    planted = replace(lite, spec=replace(lite.spec, name="planted", vision=vision, audio=audio))
+    monkeypatch.setattr(catalogue, "BACKBONES", {**BACKBONES, "planted": planted})
     with serving(Server()) as state:
         places = {
             file: (addresses.Address(f"{state.url}/{file}"),) for file in ("net.pth", "big.pth")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from extractors.audio.onepeace import OnePeaceAudio, OnePeaceAudioEncoder
 from extractors.onepeace.keys import Branch, translate
 from extractors.onepeace.layers import OnePeaceSize, picture_buckets, sequence_buckets
 from extractors.onepeace.spec import ONEPEACE_AUDIO, ONEPEACE_VIDEO
+from extractors.onepeace.text import PADDING, OnePeaceText
 from extractors.vision.onepeace import MEAN, STD, OnePeaceImage, OnePeaceVideo, OnePeaceVideoEncoder
 from fixtures.golden_inputs import clip_uint8
 from fixtures.golden_weights import read_keys, tensor
@@ -47,7 +49,7 @@ def family(name: str) -> tuple[OnePeaceSize, dict[str, Tensor]]:
     state = base_state()
     if name == "shared_rel":
         return TINY, state
-    for modality, rows in (("image", 52), ("audio", 66)):
+    for modality, rows in (("image", 52), ("audio", 66), ("text", 34)):
         for layer in range(TINY.layers):
             key = f"encoder_wrapper.{modality}_adapter.rel_pos_table_list.{layer}.weight"
             state[key] = torch.from_numpy(tensor(key, (rows, TINY.heads)))
@@ -114,6 +116,29 @@ def test_sounds_of_two_lengths_in_one_batch_equal_the_reference(
     assert_close(net(sound, padding), reference[f"{name}/audio_pad_emb"])
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_text_branch_equals_the_reference(
+    name: str, reference: Mapping[str, np.ndarray]
+) -> None:
+    """Two texts of different lengths, the shorter one filled up."""
+    size, state = family(name)
+    net = filled(OnePeaceText(size), "text", state)
+    numbers = torch.from_numpy(reference["shared_rel/text_in"])
+    assert (numbers == PADDING).any()
+    assert_close(net(numbers), reference[f"{name}/text_emb"])
+
+
+def test_a_text_says_the_same_alone_and_beside_a_longer_one(
+    reference: Mapping[str, np.ndarray],
+) -> None:
+    net = filled(OnePeaceText(TINY), "text", base_state())
+    numbers = torch.from_numpy(reference["shared_rel/text_in"])
+    for row, expected in zip(numbers, reference["shared_rel/text_emb"], strict=True):
+        assert_close(net(row[None, row != PADDING])[0], expected)
+    with pytest.raises(ValueError, match="a text of 514 tokens; ONE-PEACE reads 513 at most"):
+        net(torch.zeros(1, 514, dtype=torch.int64))
+
+
 def test_the_video_branch_equals_the_reference(video_reference: Mapping[str, np.ndarray]) -> None:
     net = filled(OnePeaceVideo(TINY), "video", video_state(frames=4))
     windows = torch.from_numpy(video_reference["input"]).transpose(1, 2)
@@ -148,7 +173,9 @@ def test_full_size_tables_equal_the_reference_everywhere(shared: Callable[[str],
     [
         ("video", OnePeaceVideo, 1_656_384_864),
         ("image", OnePeaceImage, None),
+        ("vision", partial(OnePeaceImage, head=False), None),
         ("audio", OnePeaceAudio, None),
+        ("text", OnePeaceText, None),
     ],
 )
 def test_the_full_size_net_has_the_tensors_of_the_public_checkpoint(

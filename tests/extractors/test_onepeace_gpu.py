@@ -7,11 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from extractors.onepeace.spec import Precision
+from extractors.onepeace.conversions import CONVERSION, converted_name
+from extractors.onepeace.spec import BASE_WEIGHTS, RELEASED_SIZE, Precision
+from extractors.onepeace.weights import load_branch
+from extractors.storage.safetensors_io import TensorSource, write_tensors
 from extractors.vision.raft import Raft
 from fixtures.golden_inputs import clip_uint8
 from fixtures.onepeace import tiny_loader, write_base, write_video
+from workflows.bench.backbone_nets import backbone_cases
+from workflows.bench.matrix_rate import arithmetic_of_extraction
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,3 +53,44 @@ def test_the_flow_of_one_step_is_the_same() -> None:
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         found = net.cuda()(frames[:1].cuda(), frames[1:].cuda()).cpu()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_weights_reach_the_device_without_a_second_copy(
+    precision: Precision, tmp_path: Path
+) -> None:
+    layers, side = 32, 1024
+    row = np.zeros((side, side), "<f4").tobytes()
+    with (tmp_path / converted_name("audio")).open("wb") as handle:
+        sources = [TensorSource(f"{n}.weight", "<f4", (side, side), [row]) for n in range(layers)]
+        write_tensors(handle, sources, {"conversion": CONVERSION, "source": BASE_WEIGHTS.file})
+    device = torch.device("cuda")
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    net = load_branch(
+        lambda size: nn.Sequential(*(nn.Linear(side, side, bias=False) for _ in range(layers))),
+        "audio",
+        BASE_WEIGHTS,
+        size=RELEASED_SIZE,
+        device=device,
+        precision=precision,
+        weights_dir=tmp_path,
+    )
+    own = sum(value.nbytes for value in net.state_dict().values())
+    # Beside the net at most one tensor, in the type of the file.
+    assert torch.cuda.max_memory_allocated(device) - before <= own + 2 * len(row)
+
+
+def test_both_nets_of_released_size_fit_into_24_gb_in_float32() -> None:
+    """With the batches of extraction, where other precisions take less."""
+    device, cases = torch.device("cuda"), backbone_cases()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    nets = {name: cases[name].make(device) for name in ("onepeace-video", "onepeace-audio")}
+    with torch.inference_mode(), arithmetic_of_extraction():
+        for name, net in nets.items():
+            rows = cases[name].draw(cases[name].rows["cuda"]).to(device)
+            assert net(*cases[name].prepare(rows, torch.float32)).isfinite().all()
+    peak = torch.cuda.max_memory_allocated(device) - before
+    assert peak < 23e9  # the device's own context takes some of the rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from extractors.media.probe import probe
 from extractors.media.video import open_video
 from extractors.onepeace.backbone import OnePeaceLoader
 from extractors.onepeace.conversions import usable_conversion
-from extractors.onepeace.spec import BASE_WEIGHTS, onepeace_image_spec
+from extractors.onepeace.spec import BASE_WEIGHTS, onepeace_image_spec, onepeace_vision_spec
 from extractors.preview import preview_spec
 from extractors.registry import backbone_spec, load_backbone
-from extractors.spec import Backbone, FramePreparer
+from extractors.spec import Backbone, BackboneSpec, FramePreparer
 from extractors.stream import extract_features
 from extractors.vision.onepeace import load_onepeace_image
 from extractors.vision.onepeace_image import OnePeaceImageEncoder
@@ -28,7 +29,7 @@ from extractors.vision.resize import resize
 from extractors.weights.watch import Silent
 from extractors.windows import WindowGrid
 from fixtures.media import Zoo
-from fixtures.onepeace import TINY, write_base
+from fixtures.onepeace import TINY, write_base, write_vision
 from pipeline.cli import main
 from pipeline.core.errors import EnvironmentFault
 
@@ -52,8 +53,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("weights")).parent
 
 
-def narrow(weights: Path, grid: WindowGrid = OWN_GRID) -> Backbone:
-    spec = onepeace_image_spec(grid)
+def narrow(
+    weights: Path,
+    grid: WindowGrid = OWN_GRID,
+    *,
+    describe: Callable[[WindowGrid], BackboneSpec] = onepeace_image_spec,
+) -> Backbone:
+    spec = describe(grid)
     vision, audio = (replace(encoder, dim=TINY.dim) for encoder in (spec.vision, spec.audio))
     loader = OnePeaceLoader(replace(spec, vision=vision, audio=audio), size=TINY)
     return loader(device="cpu", threads=1, weights_dir=weights)
@@ -125,6 +131,28 @@ def test_a_window_is_the_mean_of_its_frames_on_either_grid(
     expected = backbone.vision.embed(prepared).embeddings.mean(axis=0)
     np.testing.assert_allclose(features["vision"][step], expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(features["audio"], axis=1), 1.0, atol=1e-5)
+
+
+def test_the_file_of_the_image_branch_alone_makes_a_backbone_of_its_own(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    """Its pictures have the length that a norm gives them; its sound is that of the others."""
+    write_base(tmp_path)
+    write_vision(tmp_path)
+    backbone = narrow(tmp_path, describe=onepeace_vision_spec)
+    features = extract_features(zoo["odd_size.mp4"].path, backbone)
+    image = extract_features(zoo["odd_size.mp4"].path, narrow(tmp_path))
+    np.testing.assert_array_equal(features["audio"], image["audio"])
+    frames = picture(64, 64)
+    encoders = (backbone.vision, narrow(tmp_path).vision)
+    lengths = [np.linalg.norm(encoder.embed(frames).embeddings, axis=1) for encoder in encoders]
+    np.testing.assert_allclose(lengths[0], TINY.dim**0.5, rtol=1e-4)
+    np.testing.assert_allclose(lengths[1], 1.0, atol=1e-5)
+    assert len(features["vision"]) == len(image["vision"])
+    assert backbone.spec.digest != narrow(tmp_path).spec.digest
+    spec = backbone_spec("unav-onepeace-vision-bf16")
+    assert {file.file for file in spec.vision.files} == {"one-peace-vision.pkl"}
+    assert {file.file for file in spec.audio.files} == {"one-peace.pt"}
 
 
 def test_both_branches_come_from_one_checkpoint_and_other_precisions_are_other_backbones() -> None:

@@ -71,7 +71,7 @@ print(json.dumps(grown))
 @pytest.mark.skipif(not STATE.exists(), reason=f"there is no {STATE} on this system")
 def test_weights_are_loaded_without_a_second_copy(tmp_path: Path) -> None:
     row = (b"\0\0\x80\x3f" + bytes(4 * (SIDE - 1))) * SIDE  # a one, then zeros
-    with (tmp_path / converted_name("audio", BASE_WEIGHTS)).open("wb") as handle:
+    with (tmp_path / converted_name("audio")).open("wb") as handle:
         write_tensors(
             handle,
             [TensorSource(f"layers.{n}.weight", "<f4", (SIDE, SIDE), [row]) for n in range(LAYERS)],

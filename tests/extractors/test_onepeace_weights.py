@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from extractors.audio.onepeace import load_onepeace_audio
 from extractors.onepeace import weights as onepeace_weights
+from extractors.onepeace.layers import run_layers
 from extractors.onepeace.spec import BASE_WEIGHTS, K400_WEIGHTS, VISION_WEIGHTS
 from extractors.onepeace.weights import LOCK_FILE
 from extractors.registry import load_backbone
 from extractors.storage.safetensors_io import read_header
-from extractors.vision.onepeace import load_onepeace_image, load_onepeace_video
+from extractors.vision.onepeace import OnePeaceImage, load_onepeace_image, load_onepeace_video
 from fixtures.onepeace import (
     STREAM_SIZE,
     TEMPORAL,
@@ -29,8 +31,10 @@ from fixtures.onepeace import (
     base_state,
     tiny_loader,
     video_state,
+    vision_state,
     write_base,
     write_video,
+    write_vision,
 )
 from pipeline.core.errors import EnvironmentFault
 
@@ -125,70 +129,64 @@ def test_a_conversion_that_may_be_of_another_checkpoint_is_made_again(tmp_path: 
     np.testing.assert_array_equal(load_audio(tmp_path).embed(sound()).embeddings, expected)
 
 
-def image_inodes(folder: Path) -> dict[str, int]:
-    """Converted image branches, and what tells whether one was written anew."""
-    return {path.name: path.stat().st_ino for path in folder.glob("onepeace-image*.safetensors")}
+# --- the file of the image branch alone -----------------------------------------------------------
 
 
-@pytest.fixture
-def two_images(tmp_path: Path) -> Path:
-    """A folder with both files that hold an image branch, which differ."""
-    state = base_state()
-    write_base(tmp_path, state)
-    state["image_proj.bias"] += 1
-    images = {name: value for name, value in state.items() if "text" not in name}
-    torch.save({"model": images}, tmp_path / VISION_WEIGHTS.file)
-    return tmp_path
-
-
-def load_image(folder: Path, weights: Any = BASE_WEIGHTS) -> Tensor:
-    net = load_onepeace_image(CPU, weights=weights, size=TINY, weights_dir=folder)
-    return net.state_dict()["proj.bias"]
-
-
-def test_taking_turns_with_two_image_branches_converts_each_once(two_images: Path) -> None:
-    base, vision = load_image(two_images), load_image(two_images, VISION_WEIGHTS)
-    torch.testing.assert_close(vision, base + 1)
-    inodes = image_inodes(two_images)
-    assert set(inodes) == {"onepeace-image.safetensors", "onepeace-image-vision.safetensors"}
-    for _ in range(2):
-        torch.testing.assert_close(load_image(two_images), base, rtol=0, atol=0)
-        torch.testing.assert_close(load_image(two_images, VISION_WEIGHTS), vision, rtol=0, atol=0)
-    assert image_inodes(two_images) == inodes
-
-
-def test_an_image_branch_under_its_former_name_is_taken_for_its_own_checkpoint_only(
-    two_images: Path,
-) -> None:
-    vision = load_image(two_images, VISION_WEIGHTS)
-    (two_images / "onepeace-image-vision.safetensors").rename(
-        two_images / "onepeace-image.safetensors"
-    )
-    for weights in (BASE_WEIGHTS, VISION_WEIGHTS):
-        (two_images / weights.file).unlink()
-    torch.testing.assert_close(load_image(two_images, VISION_WEIGHTS), vision, rtol=0, atol=0)
-    with pytest.raises(EnvironmentFault, match=r"one-peace\.pt .* not on this machine"):
-        load_image(two_images)
+def load_image(folder: Path, weights: Any = BASE_WEIGHTS) -> OnePeaceImage:
+    return load_onepeace_image(CPU, weights=weights, size=TINY, weights_dir=folder)
 
 
 @pytest.mark.parametrize("layout", ["archive", "older", "bare", "arrays"])
-def test_the_image_branch_is_read_from_either_file(layout: str, tmp_path: Path) -> None:
-    state = base_state()
+def test_the_file_of_the_image_branch_gives_its_class_token_without_a_head(
+    layout: str, tmp_path: Path
+) -> None:
+    """As the publishers' script makes it of the whole checkpoint, in whatever layout it comes."""
     write_base(tmp_path)
-    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    expected = load_onepeace_image(CPU, size=TINY, weights_dir=tmp_path)(pictures)
-    images = {name: value for name, value in state.items() if "text" not in name}
-    path = tmp_path / VISION_WEIGHTS.file
+    path, state = write_vision(tmp_path), vision_state()
     if layout == "arrays":
-        arrays = {name: value.numpy() for name, value in images.items()}
+        arrays = {name: value.numpy() for name, value in state.items()}
         path.write_bytes(pickle.dumps({"model": arrays}, protocol=2))
-    elif layout == "bare":
-        path.write_bytes(pickle.dumps({"model": images}))
-    else:
-        zipped = layout == "archive"
-        torch.save({"model": images}, path, _use_new_zipfile_serialization=zipped)
-    net = load_onepeace_image(CPU, weights=VISION_WEIGHTS, size=TINY, weights_dir=tmp_path)
-    torch.testing.assert_close(net(pictures), expected, rtol=0, atol=0)
+    elif layout != "bare":
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=layout == "archive")
+    pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole = load_image(tmp_path)
+    biases = whole.adapter.biases(layers=TINY.layers)
+    seen = run_layers(whole.layers, whole.adapter(pictures), biases)[:, 0]
+    found = load_image(tmp_path, VISION_WEIGHTS)(pictures)
+    torch.testing.assert_close(found, F.layer_norm(seen, (TINY.dim,), eps=1e-5), rtol=0, atol=0)
+    assert (found - whole(pictures)).abs().max() > 0.1
+
+
+def test_a_head_in_the_file_of_the_image_branch_is_left_where_it_is(tmp_path: Path) -> None:
+    write_vision(tmp_path)
+    expected = load_image(tmp_path, VISION_WEIGHTS).state_dict()
+    write_vision(tmp_path, {n: v for n, v in base_state().items() if "text" not in n})
+    found = load_image(tmp_path, VISION_WEIGHTS).state_dict()
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_both_image_branches_lie_beside_each_other_converted_once(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    write_vision(tmp_path)
+    for weights in (BASE_WEIGHTS, VISION_WEIGHTS):
+        load_image(tmp_path, weights)
+    converted = ["onepeace-image.safetensors", "onepeace-vision.safetensors"]
+    inodes = [(tmp_path / name).stat().st_ino for name in converted]
+    for weights in (BASE_WEIGHTS, VISION_WEIGHTS):
+        load_image(tmp_path, weights)
+        (tmp_path / weights.file).unlink()
+        load_image(tmp_path, weights)
+    assert [(tmp_path / name).stat().st_ino for name in converted] == inodes
+    assert names(tmp_path) == set(converted)
+
+
+def test_a_conversion_of_another_checkpoint_is_not_taken_for_one_of_this(tmp_path: Path) -> None:
+    write_vision(tmp_path)
+    load_image(tmp_path, VISION_WEIGHTS)
+    (tmp_path / "onepeace-vision.safetensors").rename(tmp_path / "onepeace-image.safetensors")
+    with pytest.raises(EnvironmentFault, match=r"one-peace\.pt .* not on this machine"):
+        load_image(tmp_path)
 
 
 def test_prefixes_of_other_frameworks_do_not_matter(tmp_path: Path) -> None:

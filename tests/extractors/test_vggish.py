@@ -14,6 +14,7 @@ from torch import Tensor
 from extractors.audio.mel import VGGISH_OFFSET, log_mel, log_mel_patches
 from extractors.audio.vggish import VGGishEncoder, VGGishNet, load_vggish, load_vggish_net
 from extractors.audio.vggish_pca import VggishPca, load_vggish_pca
+from extractors.features import concatenate_rows
 from extractors.grids import OWN_GRID, UNAV_GRID
 from extractors.i3d_vggish_spec import (
     VGGISH_PCA_WEIGHTS,
@@ -23,12 +24,16 @@ from extractors.i3d_vggish_spec import (
     VGGishVariant,
     vggish_spec,
 )
+from extractors.media.info import AudioStream, MediaInfo
 from extractors.registry import backbone_spec, load_backbone
-from extractors.spec import AudioEncoder, BackboneSpec, StretchEncoder
+from extractors.spec import AudioEncoder, Backbone, BackboneSpec, StretchEncoder
+from extractors.stream import FeatureStream
 from extractors.windows import WindowGrid
+from fixtures.backbones import MeanColour
 from fixtures.golden_inputs import waveforms
 from fixtures.golden_weights import read_keys, tensor
 from pipeline.core.errors import EnvironmentFault
+from workflows.bench.noise import noise_sources
 
 CPU = torch.device("cpu")
 ANY_FILE = replace(VGGISH_WEIGHTS, sha256="")
@@ -249,7 +254,8 @@ def test_a_stretch_equals_its_windows(grid: WindowGrid) -> None:
     np.testing.assert_allclose(stretch, encoder.embed(windows).embeddings, rtol=0, atol=1e-6)
 
 
-def test_mels_are_computed_once_whatever_the_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mels_of_a_file_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 s are handed to the net in five stretches, which overlap."""
     computed: list[int] = []
 
     def counting(sound: np.ndarray, *, offset: float) -> np.ndarray:
@@ -258,8 +264,15 @@ def test_mels_are_computed_once_whatever_the_overlap(monkeypatch: pytest.MonkeyP
         return frames
 
     monkeypatch.setattr("extractors.audio.mel.log_mel", counting)
-    tiny(OWN_GRID).embed_stretch(np.zeros(31 * 4000 + 16_000, np.float32), 32)
-    assert computed == [1 + (31 * 4000 + 16_000 - 400) // 160]
+    sound = AudioStream(0, 0.0, 40.0, 16_000, 1, "pcm_f32le")
+    info = MediaInfo(Path("made up"), "none", 0, 40.0, 0.0, None, sound)
+    picture, encoder = MeanColour(), tiny(OWN_GRID)
+    backbone = Backbone(BackboneSpec("any", OWN_GRID, picture.spec, encoder.spec), picture, encoder)
+    rows = concatenate_rows(FeatureStream(info, backbone, sources=noise_sources(info)))
+    assert rows["audio_mask"].all()
+    assert len(rows["audio"]) == OWN_GRID.steps(40.0) == 157
+    assert len(computed) == 5
+    assert sum(computed) == 1 + (40 * 16_000 - 400) // 160
 
 
 @pytest.mark.parametrize("hop", [0.96, 0.32])

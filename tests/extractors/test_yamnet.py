@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ from torch import Tensor
 
 from extractors.audio.mel import log_mel
 from extractors.audio.yamnet import YAMNetEncoder, YAMNetNet, audioset_classes, load_yamnet
-from extractors.lite_spec import LITE
+from extractors.grids import GRIDS
+from extractors.lite_spec import GOOGLE_YAMNET, LITE
+from extractors.registry import backbone_spec, load_backbone
 from extractors.spec import Backbone
 from extractors.stream import extract_features
 from fixtures.backbones import MeanColour
 from fixtures.media import Zoo
+from fixtures.tflite import DENSE, Constant, write_tflite
+from pipeline.core.errors import EnvironmentFault
 
 SECOND = np.arange(16_000) / 16_000
 
@@ -75,27 +80,70 @@ def test_the_architecture_equals_the_reference_on_the_reference_weights(
 ) -> None:
     weights = np.load(shared("weights/yamnet_coral_int8.npz"))
     layers = [name.removesuffix(".weight_int8") for name in weights if name.endswith("_int8")]
-
-    def dequantised(layer: str) -> tuple[Tensor, Tensor]:
+    state = {}
+    for index, layer in enumerate(layers):
         integers = weights[f"{layer}.weight_int8"].astype(np.float32)
         scale = weights[f"{layer}.weight_scale"].reshape((-1,) + (1,) * (integers.ndim - 1))
-        return torch.from_numpy(integers * scale), torch.from_numpy(weights[f"{layer}.bias"])
-
-    net = YAMNetNet()
+        own = "classifier" if layer == layers[-1] else f"layers.{index}"
+        state[f"{own}.weight"] = torch.from_numpy(integers * scale)
+        state[f"{own}.bias"] = torch.from_numpy(weights[f"{layer}.bias"])
+    net = YAMNetNet(relu6=True)
+    net.load_state_dict(state, strict=True)
     with torch.inference_mode():
-        x = torch.from_numpy(reference["input"])[:, None]
-        for name, layer in zip(layers[:-1], net.layers, strict=True):
-            weight, bias = dequantised(name)
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
-            x = layer(x).clamp(max=6)  # that training has ReLU6 where ours has ReLU
-        embedding = x.mean(dim=(2, 3))
-        weight, bias = dequantised(layers[-1])
-        scores = (embedding @ weight.T + bias).sigmoid()
+        embedding, logits = net(torch.from_numpy(reference["input"])[:, None])
     assert_close(embedding, reference["embedding"])
-    assert_close(scores, reference["scores"])
-    for ours, in_bytes in zip(scores.numpy(), reference["scores_tflite_int8"], strict=True):
+    assert_close(logits.sigmoid(), reference["scores"])
+
+
+@pytest.fixture(scope="module")
+def google(
+    shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> YAMNetEncoder:
+    """The net with the weights of Google's export, out of the file as it is published."""
+    folder = tmp_path_factory.mktemp("google")
+    published = shared("weights/yamnet_cls_meta.tflite")
+    (folder / GOOGLE_YAMNET.weights.file).symlink_to(published)
+    backbone = load_backbone("lite-google", device="cpu", threads=2, weights_dir=folder)
+    assert isinstance(backbone.audio, YAMNetEncoder)
+    return backbone.audio
+
+
+def test_googles_export_reproduces_the_reference(
+    google: YAMNetEncoder, reference: dict[str, np.ndarray]
+) -> None:
+    """That was made with another export of the same net, whose biases are rounded otherwise."""
+    answer = google.embed_patches(reference["input"])
+    assert answer.scores is not None
+    for ours, theirs in (
+        *zip(answer.embeddings, reference["embedding"], strict=True),
+        *zip(answer.scores, reference["scores"], strict=True),
+    ):
+        assert cosine(ours, theirs) > 0.99999
+    for ours, in_bytes in zip(answer.scores, reference["scores_tflite_int8"], strict=True):
         assert cosine(ours, in_bytes) > 0.99
+
+
+def test_googles_export_is_a_backbone_of_its_own(google: YAMNetEncoder) -> None:
+    assert google.spec == backbone_spec("lite-google").audio
+    digests = {
+        backbone_spec(f"{g}{name}").digest for g in GRIDS for name in ("lite", "lite-google")
+    }
+    assert len(digests) == 4
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / GOOGLE_YAMNET.weights.file
+    spec = replace(GOOGLE_YAMNET, weights=replace(GOOGLE_YAMNET.weights, bytes=0, sha256=""))
+    for content in (b"", b"    TFL3", b"    TFL3" + bytes(100), b"PK\x03\x04" + bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(EnvironmentFault, match=r"is refused: it is (no TensorFlow|cut off)"):
+            load_yamnet(torch.device("cpu"), spec=spec, weights_dir=tmp_path)
+    matrix = Constant(np.ones((4, 2), "i1"), (0.5,)), Constant(np.ones(4, "<i4"), (0.5,))
+    write_tflite(path, [(DENSE, matrix)])
+    with pytest.raises(
+        EnvironmentFault, match=r"another net: 54 tensors are missing.* have another"
+    ):
+        load_yamnet(torch.device("cpu"), spec=spec, weights_dir=tmp_path)
 
 
 def test_a_batch_equals_its_windows_one_by_one(encoder: YAMNetEncoder) -> None:
