@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import ChannelNorm, MaskedConv1d, PointConv1d, zero_biases
-from model.mixing import Context
+from model.mixing import Context, GlobalAttention
 
 PARTS = ("query", "key", "value")
 RESIDUALS = ("query", "kv")
@@ -131,3 +131,19 @@ class Block(nn.Module):
         x = x + self.drop_attention(mixed * mask)
         x = x + self.drop_feed(self.feed(self.norm_feed(x)) * mask)
         return x, mask
+
+
+class UnimodalBlocks(nn.Module):
+    """Self-attention over the whole sequence, within one modality."""
+
+    def __init__(self, channels: int, heads: int, *, blocks: int, drop_path: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(channels, heads, GlobalAttention(), drop_path=drop_path) for _ in range(blocks)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, T) and (B, 1, T) in, (B, C, T) out."""
+        for block in self.blocks:
+            x, _ = block(x, x, mask, mask)
+        return x

@@ -42,8 +42,8 @@ class Card:
         metrics: Measured on validation, by name.
         data: Annotation file, splits and counts.
         licence: Of the weights.
-        command: The command that made it, but for changes by ``--set``; ``recipe.yaml`` in the
-            folder of the run has these, too.
+        command: The command that made it, ``--set`` included; empty where there was none. Paths in
+            it are relative to the folder in which it was given.
         format: Version of this card.
         method: Name of the network in `model.build.METHODS`.
     """

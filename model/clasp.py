@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.anchors import BIASES, CONTROLS, AnchorFusion, control_ranking, select_anchors
-from model.attention import Block
+from model.anchors import BIASES, CONTROLS, AnchorFusion, Anchors, control_ranking, select_anchors
+from model.attention import Block, UnimodalBlocks
 from model.embedding import Embedding, own_lengths
 from model.evidence import MEASURES, agreement_score
 from model.heads import PRIOR_LOGIT
 from model.layers import ChannelNorm
-from model.loco import UnimodalBlocks
 from model.mixing import GlobalAttention
 from model.pooling import POOLINGS, AttentivePooling, ModalityPooling, top_mean
 from model.propagation import Propagation
@@ -169,12 +168,9 @@ class CLASP(nn.Module):
         self.classes, self.max_seq_len = classes, max_seq_len
         self.selection, self.scope = selection, anchors
         self.bias = "none" if selection in CONTROLS else anchor_bias
-        self.divisor, self.window, self.per_window = (
-            anchor_divisor,
-            anchor_window,
-            anchors_per_window,
-        )
-        self.keep_repeated, self.pool_divisor = keep_repeated, pool_divisor
+        self.divisor, self.window = anchor_divisor, anchor_window
+        self.per_window, self.keep_repeated = anchors_per_window, keep_repeated
+        self.pool_divisor = pool_divisor
         self.evidence_weight = evidence_weight
         self.smoothness_weight, self.sparsity_weight = smoothness_weight, sparsity_weight
         widths = {"vision": vision_dim, "audio": audio_dim}
@@ -279,16 +275,19 @@ class CLASP(nn.Module):
         )
         return score * both
 
-    def _enhance(
-        self, streams: dict[str, Tensor], masks: dict[str, Tensor], agreement: Tensor, both: Tensor
-    ) -> dict[str, Tensor]:
-        """Both streams after propagation from the anchors."""
-        if self.fuse is None:
-            return streams
+    def choose_anchors(self, agreement: Tensor, both: Tensor) -> Anchors | None:
+        """The steps that speak for others; None where the network has no anchors.
+
+        Args:
+            agreement: (B, T), as in `Activation`.
+            both: (B, T), likewise.
+        """
+        if self.scope == "none":
+            return None
         ranking = agreement
         if self.selection in CONTROLS:
             ranking = control_ranking(agreement, control=self.selection, training=self.training)
-        chosen = select_anchors(
+        return select_anchors(
             ranking,
             both,
             scope=self.scope,
@@ -297,6 +296,14 @@ class CLASP(nn.Module):
             per_window=self.per_window,
             keep_repeated=self.keep_repeated,
         )
+
+    def _enhance(
+        self, streams: dict[str, Tensor], masks: dict[str, Tensor], agreement: Tensor, both: Tensor
+    ) -> dict[str, Tensor]:
+        """Both streams after propagation from the anchors."""
+        chosen = self.choose_anchors(agreement, both)
+        if self.fuse is None or chosen is None:
+            return streams
         anchors = self.fuse(streams["audio"], streams["vision"], chosen)
         score = agreement.gather(1, chosen.index)
         if self.bias == "none":

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.embedding import own_lengths
 from model.layers import zero_biases
 
 VARIANTS = ("diagonal", "softened", "fixed", "learnable")
 TARGETS = ("raw", "normalised")
 SCOPES = ("video", "batch")
 DIRECTIONS = ("mean", "sum")
+UNITS = ("steps", "video")
 LEAST_SIGMA = 0.3  # steps; below it the Gaussian falls between the steps
 TEMPERATURES = (0.001, 0.5)  # ALBEF's limits
 
@@ -37,8 +39,8 @@ class Correspondence(nn.Module):
         channels: C of the streams.
         variant: ``diagonal`` one-hot, ``softened`` label smoothing, ``fixed`` or ``learnable``
             deviation of the Gaussian.
-        sigma: Initial deviation in steps.
-        max_steps: Longest video; the deviation stays within [0.3, max_steps / 8].
+        sigma: Initial deviation.
+        max_steps: Longest video; the deviation stays within [least_sigma, max_steps / 8] steps.
         targets: ``raw`` or ``normalised`` (rows that sum to 1). Raw rows sum to about sqrt(2), less
             at the ends of a video.
         smoothing: Mass that ``softened`` takes from the diagonal.
@@ -46,6 +48,10 @@ class Correspondence(nn.Module):
             whole ``batch``.
         directions: ``mean`` or ``sum`` of picture to sound and sound to picture.
         temperature: Initial temperature; clamped to [0.001, 0.5].
+        sigma_unit: Of deviation and distance: ``steps``, or ``video``, shares of the video's own
+            length, so that long videos get wider targets. Raw rows then sum to sqrt(2) times that
+            length, so that ``normalised`` ones suit it better. Limits are divided by ``max_steps``.
+        least_sigma: Smallest deviation, in steps.
         block: Rows of logits that exist at once.
     """
 
@@ -61,6 +67,8 @@ class Correspondence(nn.Module):
         scope: str = "video",
         directions: str = "mean",
         temperature: float = 0.07,
+        sigma_unit: str = "steps",
+        least_sigma: float = LEAST_SIGMA,
         block: int = 4096,
     ) -> None:
         super().__init__()
@@ -69,15 +77,18 @@ class Correspondence(nn.Module):
             (targets, TARGETS),
             (scope, SCOPES),
             (directions, DIRECTIONS),
+            (sigma_unit, UNITS),
         ):
             if value not in known:
                 raise ValueError(f"unknown choice {value!r} for LCC: use one of {known}")
         self.variant, self.targets = variant, targets
         self.smoothing, self.scope = smoothing, scope
         self.directions, self.block = directions, block
+        self.sigma_unit = sigma_unit
+        unit = 1 if sigma_unit == "steps" else max_steps
         self.log_sigma_limits = (
-            math.log(LEAST_SIGMA),
-            math.log(max(LEAST_SIGMA, max_steps / 8)),
+            math.log(least_sigma / unit),
+            math.log(max(least_sigma, max_steps / 8) / unit),
         )
         self.project = nn.ModuleDict(
             {name: nn.Linear(channels, channels // 2) for name in ("vision", "audio")}
@@ -87,7 +98,7 @@ class Correspondence(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(temperature))
 
     def sigma(self) -> Tensor:
-        """Deviation in steps."""
+        """Deviation in its unit."""
         return self.log_sigma.clamp(*self.log_sigma_limits).exp()
 
     @torch.no_grad()
@@ -148,6 +159,8 @@ class Correspondence(nn.Module):
         else:
             place = torch.arange(mask.shape[1], device=mask.device)
             distance = (place[:, None] - place).abs() / math.sqrt(2)
+            if self.sigma_unit == "video":
+                distance = distance / own_lengths(mask).clamp(min=1)[:, None, None]
             sigma = self.sigma()
             gauss = torch.exp(-(distance**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
             target = gauss * pair

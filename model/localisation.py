@@ -95,33 +95,6 @@ class SequenceActivation:
         )
 
 
-def activate_sequence(
-    model: CLASP,
-    vision: Tensor,
-    audio: Tensor,
-    vision_mask: Tensor,
-    audio_mask: Tensor,
-    *,
-    settings: DecodingSettings | None = None,
-) -> VideoActivation:
-    """Activation of one video that is in memory; see `SequenceActivation`.
-
-    Args:
-        model: In eval mode.
-        vision: (Cv, T).
-        audio: (Ca, T).
-        vision_mask: (T,).
-        audio_mask: (T,).
-        settings: Of the pieces.
-
-    Raises:
-        ValueError: The sequence has no step.
-    """
-    sequence = SequenceActivation(model, settings=settings)
-    sequence.add(vision, audio, vision_mask, audio_mask)
-    return sequence.finish()
-
-
 def join_pieces(
     pieces: Sequence[VideoActivation], starts: Sequence[int], *, chunk: int
 ) -> VideoActivation:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from model.assignment import assign_batch, count_missed
-from model.attention import Block
-from model.correspondence import Correspondence
+from model.attention import UnimodalBlocks
+from model.correspondence import LEAST_SIGMA, Correspondence
 from model.doubt import Doubt, doubt_points
 from model.embedding import Embedding, own_lengths
 from model.heads import Decoder, Heads
@@ -27,7 +27,6 @@ from model.losses import (
     interval_loss,
     smooth_targets,
 )
-from model.mixing import GlobalAttention
 from model.points import Points, make_points
 from model.pyramid import Pyramid
 
@@ -90,22 +89,6 @@ class Losses:
         }
 
 
-class UnimodalBlocks(nn.Module):
-    """Self-attention over the whole sequence, within one modality."""
-
-    def __init__(self, channels: int, heads: int, *, blocks: int, drop_path: float) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(channels, heads, GlobalAttention(), drop_path=drop_path) for _ in range(blocks)
-        )
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, T) and (B, 1, T) in, (B, C, T) out."""
-        for block in self.blocks:
-            x, _ = block(x, x, mask, mask)
-        return x
-
-
 class LoCo(nn.Module):
     """The whole network.
 
@@ -127,7 +110,7 @@ class LoCo(nn.Module):
         correspondence: LCC variant, or ``none``.
         correspondence_weight: Lambda of Eq 9.
         correspondence_targets: ``raw`` or ``normalised``.
-        sigma: Initial deviation of LCC, steps.
+        sigma: Initial deviation of LCC, in ``sigma_unit``.
         interval: ``giou`` or ``diou``.
         normaliser: Initial count of positive points.
         positions: ``continued`` or ``stretched`` beyond ``max_seq_len``; see `Embedding`.
@@ -153,6 +136,8 @@ class LoCo(nn.Module):
         normaliser_momentum: Of the running count of positive points.
         decoder_window: The decoder's local attention looks half of it to either side; 0 takes
             ``window``.
+        sigma_unit: Of LCC's deviation: ``steps`` or ``video``; see `Correspondence`.
+        least_sigma: Smallest deviation of LCC, in steps.
     """
 
     def __init__(
@@ -198,6 +183,8 @@ class LoCo(nn.Module):
         interval_weight: float = 1.0,
         normaliser_momentum: float = 0.9,
         decoder_window: int = 0,
+        sigma_unit: str = "steps",
+        least_sigma: float = LEAST_SIGMA,
     ) -> None:
         super().__init__()
         if interval not in INTERVALS:
@@ -270,6 +257,8 @@ class LoCo(nn.Module):
                 scope=softened_scope,
                 directions=correspondence_directions,
                 temperature=temperature,
+                sigma_unit=sigma_unit,
+                least_sigma=least_sigma,
             )
         )
 

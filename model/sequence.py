@@ -110,36 +110,6 @@ class SequenceDetector:
         self._pieces.append(Piece(start, start + inputs[0].shape[-1], found))
 
 
-def detect_sequence(
-    model: LoCo,
-    vision: Tensor,
-    audio: Tensor,
-    vision_mask: Tensor,
-    audio_mask: Tensor,
-    *,
-    settings: DecodingSettings | None = None,
-) -> Detected:
-    """Detections of one video of any length that is in memory; see `SequenceDetector`.
-
-    Args:
-        model: In eval mode.
-        vision: (Cv, T); on any device, the pieces are moved to the model's.
-        audio: (Ca, T).
-        vision_mask: (T,).
-        audio_mask: (T,).
-        settings: Of decoding.
-
-    Returns:
-        Detections on the CPU, their places in double precision.
-
-    Raises:
-        ValueError: The sequence has no step.
-    """
-    detector = SequenceDetector(model, settings=settings)
-    detector.add(vision, audio, vision_mask, audio_mask)
-    return detector.finish()
-
-
 def join_pieces(pieces: Sequence[Piece], settings: DecodingSettings) -> Detected:
     """Detections of the whole sequence, best first.
 

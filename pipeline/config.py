@@ -48,6 +48,7 @@ def load_recipe(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) 
     if problems:
         raise ConfigError(report_problems(str(path), problems))
     object.__setattr__(recipe, "source", path.absolute())
+    object.__setattr__(recipe, "overrides", tuple(overrides))
     return recipe
 
 
@@ -93,6 +94,7 @@ def cross_checks(recipe: Recipe) -> list[str]:
             f"optim.warmup_epochs={optim.warmup_epochs} leaves nothing of "
             f"optim.epochs={optim.epochs}"
         )
+    found += _sigma_checks(recipe)
     if optim.min_lr > optim.lr:
         found.append(f"optim.min_lr={optim.min_lr} is above optim.lr={optim.lr}")
     if infer.overlap >= infer.chunk:
@@ -103,6 +105,22 @@ def cross_checks(recipe: Recipe) -> list[str]:
             "from: it takes the steps at which picture and sound are both there"
         )
     return found + _semi_weak_checks(recipe)
+
+
+def _sigma_checks(recipe: Recipe) -> list[str]:
+    """A deviation of LCC that its limits would change before the first step."""
+    loss, longest = recipe.loss, recipe.model.max_seq_len
+    if recipe.model.method != "loco" or loss.correspondence not in ("learnable", "fixed"):
+        return []
+    unit = longest if loss.sigma_unit == "video" else 1
+    low, high = loss.least_sigma / unit, longest / 8 / unit
+    if low <= loss.sigma <= high:
+        return []
+    return [
+        f"loss.sigma={loss.sigma:g} is not from {low:.4g} to {high:.4g}, which "
+        f"loss.least_sigma={loss.least_sigma:g}, loss.sigma_unit={loss.sigma_unit} and an eighth "
+        f"of model.max_seq_len={longest} allow"
+    ]
 
 
 def _semi_weak_checks(recipe: Recipe) -> list[str]:

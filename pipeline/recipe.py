@@ -37,6 +37,7 @@ ADAPTATIONS = ("kv", "separate", "query")
 DECODER_ATTENTIONS = ("local", "global")
 DIRECTIONS = ("mean", "sum")
 SCOPES = ("video", "batch")
+UNITS = ("steps", "video")
 READERS = ("auto", "decord", "ffmpeg")
 OPTIMISERS = ("adamw", "adam")
 JUDGED = ("averaged", "raw")
@@ -161,7 +162,7 @@ class LossConfig:
         correspondence: Variant of LCC, or ``none``.
         correspondence_weight: Lambda.
         correspondence_targets: ``raw`` or ``normalised``.
-        sigma: Initial deviation of LCC, steps.
+        sigma: Initial deviation of LCC, in ``sigma_unit``.
         interval: ``giou`` or ``diou``.
         normaliser: Initial count of positive points.
         correspondence_directions: ``mean`` or ``sum`` of LCC's two directions.
@@ -174,6 +175,9 @@ class LossConfig:
         label_smoothing: Share by which class targets move towards 1 / (classes + 1).
         interval_weight: Of the IoU loss in the total.
         normaliser_momentum: Of the running count of positive points.
+        sigma_unit: Of LCC's deviation: ``steps``, or ``video``, shares of the video's length.
+        least_sigma: Smallest deviation of LCC, in steps; the largest is an eighth of
+            ``model.max_seq_len``.
     """
 
     correspondence: str = choice("learnable", CORRESPONDENCES)
@@ -192,6 +196,8 @@ class LossConfig:
     label_smoothing: float = below(0.0, 0, 1)
     interval_weight: float = at_least(1.0, 0)
     normaliser_momentum: float = below(0.9, 0, 1)
+    sigma_unit: str = choice("steps", UNITS)
+    least_sigma: float = positive(0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,7 @@ class TrainConfig:
         drop_last: Leave out the last batch of an epoch where it is short.
         crop: Shortest and longest share of a video that is shown.
         keep: Share of an event that must lie in the crop for it to be kept.
+        crop_margin: Steps by which events may reach beyond the crop, to either side.
         seed: Decides initial weights, order, crops and stochastic depth.
         validate_every: Epochs between validations; the last epoch is always validated.
         validate_on: Whose score chooses the best epoch: the ``averaged`` weights, which are saved
@@ -248,6 +255,7 @@ class TrainConfig:
     drop_last: bool = False
     crop: tuple[float, ...] = limited((0.9, 1.0), Limit("two shares in (0, 1], rising", _ratios))
     keep: float = between(0.5, 0, 1)
+    crop_margin: float = at_least(0.0, 0)
     seed: int = at_least(1234567891, 0)
     validate_every: int = at_least(1, 1)
     validate_on: str = choice("averaged", JUDGED)
@@ -343,6 +351,7 @@ class Recipe:
         eval: What is measured.
         detect: What the detect stage works on.
         source: The file it was read from; None when it was made in Python.
+        overrides: What was changed in it, as for ``--set``.
     """
 
     data: DataConfig
@@ -359,6 +368,7 @@ class Recipe:
     eval: EvalConfig = field(default_factory=EvalConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     source: Path | None = field(default=None, compare=False, metadata={"internal": True})
+    overrides: tuple[str, ...] = field(default=(), compare=False, metadata={"internal": True})
 
     def to_json(self) -> dict[str, Any]:
         """Every value, defaults included, as plain JSON values."""

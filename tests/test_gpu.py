@@ -22,9 +22,9 @@ from model.build import Network
 from model.clasp import CLASP
 from model.decoding import DecodingSettings
 from model.doubt import Doubt
-from model.localisation import activate_sequence
 from model.loco import LoCo
 from model.sequence import SequenceDetector
+from tests.fixtures.whole_sequences import activate_sequence
 from workflows.bench.backbone_nets import backbone_cases, moving_pictures, sounds
 from workflows.bench.data import PlantedVideos, Sizes
 from workflows.bench.epoch import measure_epoch

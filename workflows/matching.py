@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -72,8 +73,12 @@ def _fitting(name: str, by_stem: dict[str, list[str]]) -> list[str]:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """Folders and stem; dots that start no extension of a media file belong to the stem."""
-    path = PurePosixPath(name.replace("\\", "/"))
+    """Folders and stem; dots that start no extension of a media file belong to the stem.
+
+    Accents are joined to their letters: macOS names files with them apart, keyboards type them
+    joined.
+    """
+    path = PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/"))
     if path.suffix.lower() in SUFFIXES:
         path = path.with_suffix("")
     return path.parts or (name,)

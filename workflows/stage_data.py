@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from extractors.registry import expected_digest
 from extractors.storage.store import FeatureStore
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, StoreError
 from pipeline.recipe import Recipe
 from workflows.annotations import Annotations, BadRows, load_annotations, load_truth
 from workflows.training.dataset import SplitDataset
@@ -88,6 +88,11 @@ def open_features(recipe: Recipe) -> FeatureStore:
     Raises:
         StoreError: They are of another backbone, or missing.
     """
+    if recipe.data.videos and not (recipe.data.features / "store.json").exists():
+        raise StoreError(
+            f"{recipe.data.features} holds no feature store",
+            hint="run the extract stage first; --stage all runs all stages in their order",
+        )
     made_by = FeatureStore.open(recipe.data.features).spec
     digest = expected_digest(recipe.backbone.name, made_by)
     return FeatureStore.open(recipe.data.features, digest=digest)
@@ -137,4 +142,10 @@ def describe_training(recipe: Recipe, data: SplitDataset) -> str:
     lost = data.unreachable(recipe.model.levels)
     if lost:
         text += f"; {lost} are too short for any point of the pyramid to answer for them"
-    return "; ".join([text, *data.describe_changed()])
+    return text
+
+
+def training_notes(labels: Annotations, data: SplitDataset) -> list[str]:
+    """What is doubtful about labels and videos, one line each."""
+    said = (*labels.notes, data.describe_missing(), *data.describe_changed())
+    return [f"note: {note}" for note in said if note]

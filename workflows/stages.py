@@ -44,6 +44,7 @@ from workflows.stage_data import (
     load_test_labels,
     open_features,
     plain_split,
+    training_notes,
 )
 from workflows.training.build import build_model, decoding_settings, train_settings
 from workflows.training.dataset import SplitDataset
@@ -55,16 +56,19 @@ from workflows.weak.semi import (
     teacher_checkpoints,
     teacher_recipe,
 )
-from workflows.weak.stages import (
-    evaluate_weak,
-    video_validator,
-    weak_metrics,
-    weak_split,
-)
+from workflows.weak.stages import evaluate_weak, video_validator, weak_split
 from workflows.weak.strong import strong_videos
 
 Stage = Literal["extract", "train", "eval", "detect"]
 ORDER: tuple[Stage, ...] = ("extract", "train", "eval", "detect")
+# Values that changed nothing when recipes came to hold them: what is finished without them stays
+# finished.
+CAME_LATER = {
+    ("localise", "filter"): "mean",
+    ("loss", "sigma_unit"): "steps",
+    ("loss", "least_sigma"): 0.3,
+    ("train", "crop_margin"): 0.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +194,8 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     validate = None
     if checks:
         validate = (video_validator if weak else _validator)(recipe, checks, card)
-    _say(describe_training(recipe, data))
+    notes = training_notes(labels, data)
+    _say("\n".join([describe_training(recipe, data), *notes]))  # before the first hour of work
     state = train(
         model,
         data,
@@ -208,10 +213,9 @@ def _train(recipe: Recipe, *, device: str, resume: bool) -> StageRow:
     quality = f"best validation mAP {state.best:.4f}" if validate else "no validation subset"
     lines = [
         f"{len(data)} videos, {state.epoch} epochs, {quality}, "
-        f"checkpoint {recipe.output.folder / 'best.safetensors'}"
+        f"checkpoint {recipe.output.folder / 'best.safetensors'}",
+        *notes,
     ]
-    notes = (*labels.notes, data.describe_missing(), *data.describe_changed())
-    lines += [f"note: {note}" for note in notes if note]
     return StageRow("train", "done", "\n".join(lines))
 
 
@@ -252,8 +256,9 @@ def _evaluate(recipe: Recipe, *, device: str) -> StageRow:
     card.check_classes(labels.classes)
     model = model.to(chosen)
     if isinstance(model, CLASP):
-        report, predictions, bounds = evaluate_weak(recipe, model, card, data, labels.notes)
-        metrics, table = weak_metrics(report, bounds), bounds.format_table()
+        found = evaluate_weak(recipe, model, card, data, labels.notes)
+        report, predictions = found.report, found.predictions
+        metrics, table = found.to_json(), found.format_table()
     else:
         predict = Predictor(model, card, settings=decoding_settings(recipe))
         report, predictions = evaluate_split(
@@ -347,8 +352,9 @@ def _fingerprint(
     tree = recipe.to_json()
     del tree["train"]["tensorboard"]  # decides what is logged, not what is learned
     del tree["semi_weak"]["teacher"]  # its weights are among the files
-    if tree["localise"]["filter"] == "mean":
-        del tree["localise"]["filter"]  # came later: what is finished without it stays finished
+    for (section, name), value in CAME_LATER.items():
+        if tree[section][name] == value:
+            del tree[section][name]
     features = [f"{id} {store.record(id).sha256}" for id in sorted(ids)]
     hashes = [_file_hash(path) for path in (*label_files(recipe.data.annotations), *files)]
     return _hash({name: tree[name] for name in sections}, features, hashes)

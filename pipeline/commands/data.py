@@ -1,7 +1,7 @@
 """Check annotations, and features against them; every mistake is named.
 
 unav100 ANNOTATIONS    the file of UnAV-100, compared with the real numbers and classes
-check ANNOTATIONS      any file in the style of ActivityNet
+check ANNOTATIONS      any file in the style of ActivityNet, or a CSV of file,label[,label...]
 
 With --features a feature store, or a folder of feature files and its --layout, is checked too: is
 there every video, in both modalities, of the length that its duration gives, without NaN.
@@ -43,9 +43,11 @@ def execute(args: argparse.Namespace) -> int:
     """Check, print what was found, and return 1 where something is wrong."""
     from workflows.data_check import check_annotations
     from workflows.unav100 import check_unav100
+    from workflows.weak.list_check import check_label_list
 
     check = {"unav100": check_unav100, "check": check_annotations}[args.kind]
-    report, labels = check(args.annotations)
+    is_list = args.kind == "check" and args.annotations.suffix.lower() == ".csv"
+    report, labels = check_label_list(args.annotations) if is_list else check(args.annotations)
     features = None if args.features is None else _features(args, labels)
     if args.json:
         value = {

@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         default=None,
         metavar="A,B",
-        help="look for these; of a model or --method agreement, report only these classes; quote "
-        "a name that holds a comma",
+        help="look for these; of a model, or --method agreement or clasp, report only these "
+        "classes; quote a name that holds a comma",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument(

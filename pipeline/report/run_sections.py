@@ -19,7 +19,7 @@ CURVES = (
     ("correspondence", "Loss of correspondence (LCC), unweighted", True),
     ("validation_mAP", "mAP on validation", True),
     ("lr", "Learning rate", True),
-    ("sigma", "Deviation (sigma) of LCC's target, steps", False),
+    ("sigma", "Deviation (sigma) of LCC's target, in loss.sigma_unit", False),
     ("temperature", "Temperature (tau) of LCC", False),
     ("gradient_norm", "Norm of the gradient before clipping", True),
     ("normaliser", "Normaliser: mean of positive points", False),
@@ -29,7 +29,7 @@ CURVES = (
 
 
 def curves_section(view: RunsView) -> Markup:
-    """Every column of the logs that some run has."""
+    """The terms of the loss, what is learned beside the weights, and the windows, by epoch."""
     if not any(run.log for run in view.runs):
         return absent("No run has a training log.")
     charts = [
@@ -45,6 +45,11 @@ def curves_section(view: RunsView) -> Markup:
             line_chart(
                 f"Mean distance of windows on level {level}, in base windows",
                 _lines(view, offset),
+                zero=True,
+            ),
+            line_chart(
+                f"Share of windows on level {level} that run backwards",
+                _lines(view, f"window_backwards_{level}"),
                 zero=True,
             ),
         ]
@@ -87,8 +92,9 @@ def timelines_section(view: RunsView) -> Markup:
     colours = event_colours(view.labels)
     said = tag(
         "p",
-        "Events at or above the score that was best on validation "
-        f"({limits}); the stronger the colour, the higher the score.",
+        "Events at or above each run's threshold: the score that was best on validation, or a "
+        f"fixed one where nothing was validated ({limits}); the stronger the colour, the higher "
+        "the score.",
     )
     return join([said, *(_timeline(view, video, colours) for video in view.videos)])
 

@@ -128,6 +128,11 @@ class RunView:
     def to_json(self) -> dict[str, Any]:
         """The figures, without log and recipe."""
         similarity = self.similarity
+        nearest = None
+        if similarity is not None and similarity.nearest is not None:
+            names = ("moment", "position", "content", "chance")
+            shares = dict(zip(names, similarity.nearest, strict=True))
+            nearest = {**shares, "videos": similarity.shifted}
         return {
             "name": self.name,
             "about": self.about,
@@ -136,6 +141,7 @@ class RunView:
             "mean_of_std": None if similarity is None else similarity.mean_deviation,
             "mean_similarity": None if similarity is None else similarity.level,
             "synchronous_similarity": None if similarity is None else similarity.synchronous,
+            "nearest_sound": nearest,
             "sigma": self.last("sigma"),
             "temperature": self.last("temperature"),
             "epochs": len(self.log),

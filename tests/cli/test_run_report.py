@@ -173,6 +173,26 @@ def test_a_run_without_lcc_has_no_curve_of_zeros() -> None:
     assert "unweighted" in render_run_page(RunsView((replace(without, log=rows),)))
 
 
+def test_what_is_learned_beside_the_weights_has_a_curve_over_the_epochs() -> None:
+    windows = {"window_size": 1.5, "window_offset": 0.25, "window_backwards": 0.125}
+    rows = tuple(
+        {"epoch": float(n), "sigma": n / 2, "temperature": n / 100}
+        | {f"{name}_{level}": n * value for name, value in windows.items() for level in (1, 2)}
+        for n in (1, 2, 3)
+    )
+    text = render_run_page(RunsView((replace(a_run("lone"), log=rows),)))
+    for said in ("Deviation (sigma)", "Temperature (tau)"):
+        assert said in text
+    for level in (1, 2):
+        for said, last in (
+            (f"Mean window size on level {level}", "4.5"),
+            (f"Mean distance of windows on level {level}", "0.75"),
+            (f"Share of windows on level {level} that run backwards", "0.375"),
+        ):
+            assert said in text
+            assert f"lone: last {last}" in text
+
+
 def test_a_line_goes_through_its_points() -> None:
     chart = Page(line_chart("x", [Line("run", "r0", [(1, 0.0), (2, 5.0), (3, 10.0)])], zero=True))
     (line,) = chart.all("polyline")
@@ -307,6 +327,14 @@ def test_the_figures_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (shown,) = json.loads(capsys.readouterr().out)["runs"]
     assert (shown["sigma"], shown["mean_of_std"], shown["epochs"]) == (1.5, None, 2)
     assert page.exists()
+
+
+def test_the_json_says_which_sound_is_nearest_as_the_table_does() -> None:
+    run = a_run("lone")
+    assert run.to_json()["nearest_sound"] == {
+        "moment": 0.7, "position": 0.125, "content": 0.625, "chance": 0.05, "videos": 2,
+    }  # fmt: skip
+    assert replace(run, similarity=None).to_json()["nearest_sound"] is None
 
 
 @pytest.mark.parametrize(

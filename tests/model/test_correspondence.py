@@ -9,6 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from model.correspondence import SCOPES, TARGETS, VARIANTS, Correspondence
 
@@ -39,6 +42,8 @@ def written_out(loss: Correspondence, vision: Tensor, audio: Tensor, mask: Tenso
         target = (inside * (loss.smoothing / others)).fill_diagonal_(1 - loss.smoothing)
     else:
         distance = (step[:, None] - step).abs() / math.sqrt(2)
+        if loss.sigma_unit == "video":
+            distance = distance / torch.tensor([step[video == row].max() + 1 for row in video])
         sigma = loss.sigma()
         target = torch.exp(-(distance**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
         target = target * same
@@ -52,12 +57,19 @@ def written_out(loss: Correspondence, vision: Tensor, audio: Tensor, mask: Tenso
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("unit", "sigma"), [("steps", 2.0), ("video", 0.1)])
 def test_the_loss_and_its_gradients_are_those_of_the_equation(
-    variant: str, targets: str, scope: str
+    variant: str, targets: str, scope: str, unit: str, sigma: float
 ) -> None:
     torch.manual_seed(1)
     loss = Correspondence(
-        CHANNELS, variant=variant, targets=targets, scope=scope, sigma=2.0, block=7
+        CHANNELS,
+        variant=variant,
+        targets=targets,
+        scope=scope,
+        sigma=sigma,
+        sigma_unit=unit,
+        block=7,
     )
     vision, audio, mask = streams(12, 1, 9)
     mask[0, 3] = False  # a hole
@@ -75,13 +87,51 @@ def test_the_loss_and_its_gradients_are_those_of_the_equation(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_padding_changes_nothing() -> None:
-    loss = Correspondence(CHANNELS)
+@pytest.mark.parametrize(("unit", "sigma"), [("steps", 1.0), ("video", 0.1)])
+def test_padding_changes_nothing(unit: str, sigma: float) -> None:
+    loss = Correspondence(CHANNELS, sigma_unit=unit, sigma=sigma)
     vision, audio, mask = streams(12, 9)
     padded = [F.pad(x, (0, 20), value=1e3) for x in (vision, audio)]
     torch.testing.assert_close(
         loss(vision, audio, mask), loss(*padded, F.pad(mask, (0, 20), value=False))
     )
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation returns, the backward pass included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self.values = max(self.values, value.numel())
+        return out
+
+
+@pytest.mark.parametrize("variant", ["diagonal", "learnable"])
+def test_the_logits_of_all_pairs_are_neither_made_at_once_nor_kept(variant: str) -> None:
+    videos, steps, block = 32, 16, 16
+    rows = videos * steps
+    loss = Correspondence(CHANNELS, variant=variant, block=block).train()
+    vision, audio, mask = streams(*[steps] * videos)
+    kept: dict[int, int] = {}  # by place in memory: some are kept for several operations
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with Largest() as seen:
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            value = loss(vision.requires_grad_(), audio, mask)
+        value.backward()
+    # A block of logits at once, of 262,144 pairs of the batch; what is kept is of the pairs within
+    # the videos, 8,192.
+    assert block * rows <= seen.values <= max(block * rows, videos * steps**2)
+    assert sum(kept.values()) < rows**2 / 2
 
 
 def test_sum_of_the_directions_is_twice_their_mean() -> None:
@@ -113,6 +163,28 @@ def test_a_deviation_past_its_limit_is_held_there_and_can_return(
     assert loss.log_sigma.grad != 0
 
 
+def test_the_limits_of_the_deviation_are_in_its_unit_and_the_lower_one_can_be_chosen() -> None:
+    def limits(**more: Any) -> list[float]:
+        found = []
+        for sigma in (1e-9, 1e9):
+            loss = Correspondence(CHANNELS, sigma=sigma, max_steps=64, **more).train()
+            loss(*streams(8))
+            found.append(loss.sigma().item())
+        return found
+
+    assert limits() == pytest.approx([0.3, 8])
+    assert limits(least_sigma=0.1) == pytest.approx([0.1, 8])
+    assert limits(sigma_unit="video") == pytest.approx([0.3 / 64, 1 / 8])
+
+
+def test_a_share_of_the_video_gives_a_longer_one_wider_targets() -> None:
+    loss = Correspondence(CHANNELS, sigma=0.1, sigma_unit="video", targets="normalised")
+    mask = streams(8, 32)[2]
+    short, long = loss._targets(mask)[0].detach()
+    assert short[0, 1] / short[0, 0] == pytest.approx(math.exp(-((1 / 8) ** 2) / 4 / 0.01))
+    assert long[0, 4] / long[0, 0] == pytest.approx(short[0, 1] / short[0, 0])
+
+
 def test_the_temperature_is_held_within_its_limits() -> None:
     loss = Correspondence(CHANNELS, temperature=3.0).train()
     loss(*streams(8))
@@ -130,7 +202,13 @@ def test_a_batch_without_a_common_step_costs_nothing() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"variant": "x"}, {"targets": "x"}, {"scope": "x"}, {"directions": "x"}],
+    [
+        {"variant": "x"},
+        {"targets": "x"},
+        {"scope": "x"},
+        {"directions": "x"},
+        {"sigma_unit": "x"},
+    ],
     ids=str,
 )
 def test_an_unknown_choice_is_refused(wrong: dict[str, Any]) -> None:

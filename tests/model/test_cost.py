@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.attention import UnimodalBlocks
 from model.build import build_loco
 from model.cost import PUBLIC, Cost, measure_cost
 from model.embedding import Embedding
 from model.heads import Heads
-from model.loco import UnimodalBlocks
 from model.pyramid import Pyramid
 from pipeline.core.errors import ConfigError
 

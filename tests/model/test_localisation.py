@@ -7,8 +7,9 @@ from torch import Tensor
 
 from model.clasp import CLASP
 from model.decoding import DecodingSettings
-from model.localisation import activate_sequence, video_scores
+from model.localisation import video_scores
 from model.pooling import top_mean
+from tests.fixtures.whole_sequences import activate_sequence
 
 
 def network() -> CLASP:

@@ -48,6 +48,24 @@ def test_assignment_is_the_reference_assignment(golden: Path, case: int) -> None
     np.testing.assert_allclose(distance.numpy(), arrays[f"c{case}/class_aware/reg"], **CLOSE)
 
 
+@pytest.mark.parametrize("case", range(10))
+def test_assignment_without_classes_is_the_reference_assignment(golden: Path, case: int) -> None:
+    arrays = np.load(golden / "labels" / "labels_unav.npz")
+    table = torch.from_numpy(arrays[f"c{case}/points"])
+    target, distance = assign(
+        Points(*table.unbind(1)),
+        torch.from_numpy(arrays[f"c{case}/segments"]),
+        torch.from_numpy(arrays[f"c{case}/labels"]),
+        classes=int(arrays[f"c{case}/num_classes"]),
+        class_aware=False,
+    )
+    np.testing.assert_array_equal(target.numpy(), arrays[f"c{case}/agnostic/cls"])
+    # The reference has one pair of distances a point, and what it holds where no event is, is free.
+    point, kind = target.nonzero(as_tuple=True)
+    theirs = arrays[f"c{case}/agnostic/reg"][point.numpy()]
+    np.testing.assert_allclose(distance[point, kind].numpy(), theirs, **CLOSE)
+
+
 def test_a_video_without_events_has_targets_of_full_shape() -> None:
     points = make_points([8, 4])
     none = torch.zeros((0, 2)), torch.zeros(0, dtype=torch.long)

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import Block
 from model.decoding import decode
 from model.embedding import Embedding, own_lengths
-from model.heads import Heads
-from model.loco import Prediction
+from model.heads import Heads, Tower
+from model.loco import LoCo, Prediction
 from model.mixing import GlobalAttention
 from model.points import make_points
 from model.pyramid import Pyramid
@@ -106,19 +107,23 @@ def streams(arrays: Mapping[str, np.ndarray], video: int) -> list[Tensor]:
 
 def heads(arrays: Mapping[str, np.ndarray]) -> Heads:
     module = Heads(WIDTH, CLASSES, levels=LEVELS, inputs=2 * WIDTH).eval()
-    state = {
-        "scale": torch.tensor([float(arrays[f"w/reg_head.scale.{n}.scale"]) for n in range(LEVELS)])
-    }
-    for name, value in module.state_dict().items():
-        if name != "scale":
-            tower, kind, *rest = name.split(".")
-            head = {"classify": "cls", "regress": "reg"}[tower]
-            last = {"classify": "cls_head", "regress": "offset_head"}[tower]
-            key = {"convs": "head", "norms": "norm", "out": last}[kind]
-            theirs = arrays[".".join([f"w/{head}_head", key, *rest])]
-            state[name] = torch.from_numpy(theirs).reshape(value.shape)
-    module.load_state_dict(state)
+    state = {name: of_heads(arrays, "w", name) for name in module.state_dict()}
+    module.load_state_dict(
+        {name: state[name].reshape(value.shape) for name, value in module.state_dict().items()}
+    )
     return module
+
+
+def of_heads(arrays: Mapping[str, np.ndarray], prefix: str, name: str) -> Tensor:
+    """What the reference has under a prefix for a parameter of our `Heads`, in its own shape."""
+    if name == "scale":
+        scales = [float(arrays[f"{prefix}/reg_head.scale.{n}.scale"]) for n in range(LEVELS)]
+        return torch.tensor(scales)
+    tower, kind, *rest = name.split(".")
+    head = {"classify": "cls", "regress": "reg"}[tower]
+    last = {"classify": "cls_head", "regress": "offset_head"}[tower]
+    key = {"convs": "head", "norms": "norm", "out": last}[kind]
+    return torch.from_numpy(arrays[".".join([f"{prefix}/{head}_head", key, *rest])])
 
 
 def joined(arrays: Mapping[str, np.ndarray], video: int, name: str) -> Tensor:
@@ -184,3 +189,66 @@ def test_decoding_gives_the_references_detections(
     np.testing.assert_allclose(found.scores.numpy(), expected["scores"], rtol=1e-5)
     np.testing.assert_allclose(seconds.numpy(), expected["segments"], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found.labels.numpy(), expected["labels"])
+
+
+def of_padded(module: Tower, x: Tensor, mask: Tensor) -> Tensor:
+    """A tower as the reference computes it, where the norms' biases reach into the padding."""
+    for conv, norm in zip(module.convs, module.norms, strict=True):
+        x = F.relu(norm(conv(x, mask)[0]))
+    return module.out(x, mask)[0].transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def test_the_losses_of_a_batch_and_the_gradients_of_the_heads_are_the_references(
+    arrays: Mapping[str, np.ndarray], golden: Path
+) -> None:
+    """Three videos of 64, 41 and 23 steps from the fused features on: targets, normaliser, sums."""
+    batch = np.load(golden / "extra" / "tiny_unav_losses.npz")
+    module = heads(arrays)
+    logits, distances, masks = [], [], []
+    for level in range(LEVELS):
+        x, mask = (torch.from_numpy(batch[f"batch/l{level}/{name}"]) for name in ("dep", "mask"))
+        logits.append(of_padded(module.classify, x, mask))
+        reach = F.relu(module.scale[level] * of_padded(module.regress, x, mask))
+        distances.append(reach.unflatten(-1, (CLASSES, 2)))
+        masks.append(mask[:, 0])
+        theirs = batch[f"batch/l{level}/cls"].transpose(0, 2, 1)
+        np.testing.assert_allclose(logits[-1].detach().numpy(), theirs, **CLOSE)
+    lengths = tuple(STEPS >> level for level in range(LEVELS))
+    nothing = torch.zeros(3, WIDTH, STEPS)
+    prediction = Prediction(
+        points=make_points(lengths),
+        lengths=lengths,
+        logits=torch.cat(logits, 1),
+        distances=torch.cat(distances, 1),
+        mask=torch.cat(masks, 1),
+        vision=nothing,
+        audio=nothing,
+        both=masks[0],
+    )
+    given = [
+        [torch.from_numpy(arrays[f"in/{video}/{name}"]) for video in range(3)]
+        for name in ("segments", "labels")
+    ]
+    network = LoCo(
+        vision_dim=12, audio_dim=6, classes=CLASSES, channels=WIDTH, decoder_channels=WIDTH,
+        interval="diou", correspondence="none", normaliser=250.0,
+    ).train()  # fmt: skip
+    target, distance = network.targets(prediction.points, *given, prediction.mask)
+    for video in range(3):
+        there = prediction.mask[video].numpy()
+        for ours, name in ((target, "gt_cls"), (distance, "gt_reg")):
+            theirs = arrays[f"in/{video}/{name}"][there]
+            np.testing.assert_allclose(ours[video].numpy()[there], theirs, rtol=1e-6, atol=1e-6)
+    losses = network.loss(prediction, *given)
+    for name, ours in (
+        ("cls_loss", losses.classes),
+        ("reg_loss", losses.intervals),
+        ("final_loss", losses.total),
+        ("normalizer_after", network.normaliser.count),
+    ):
+        assert ours.item() == pytest.approx(float(batch[f"loss/{name}"]), rel=1e-5), name
+    losses.total.backward()
+    for name, value in module.named_parameters():
+        expected = of_heads(batch, "grad", name).reshape(value.shape)
+        assert value.grad is not None
+        torch.testing.assert_close(value.grad, expected, rtol=1e-4, atol=1e-6, msg=name)

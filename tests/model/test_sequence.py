@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from model.decoding import DecodingSettings, Detected, decode, piece_starts
 from model.loco import LoCo, Prediction
 from model.points import make_points
-from model.sequence import SequenceDetector, detect_sequence
+from model.sequence import SequenceDetector
+from tests.fixtures.whole_sequences import detect_sequence
 
 CHUNK, OVERLAP, HOP = 64, 16, 48
 PIECES = DecodingSettings(chunk=CHUNK, overlap=OVERLAP)

@@ -123,6 +123,12 @@ def test_a_silent_or_black_video_has_no_event(
     assert found.events == () and found.notes == ()
 
 
+def test_a_label_that_the_nets_do_not_know_has_a_way_out(backbone: Backbone) -> None:
+    with pytest.raises(UsageError, match="unknown label 'welding'") as caught:
+        anchors_on_agreement(backbone, lite_table(), labels=["welding"])
+    assert "--method open-vocabulary" in str(caught.value.hint)
+
+
 def test_labels_choose_what_is_reported(backbone: Backbone, tmp_path: Path) -> None:
     lions = anchors_on_agreement(backbone, lite_table(), labels=["lions roaring"])
     found = lions(clip(tmp_path / "dog.mp4"))

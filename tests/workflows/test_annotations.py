@@ -154,6 +154,12 @@ def test_dots_that_start_no_extension_belong_to_the_name() -> None:
     assert missing == ["take.2"]
 
 
+def test_a_name_fits_however_its_accents_are_written() -> None:
+    apart, joined = "hu\u0308ndchen", "h\u00fcndchen"  # macOS; a keyboard
+    assert match_ids([joined], [f"{apart}.mp4"])[0] == {joined: f"{apart}.mp4"}
+    assert match_ids([f"a/{apart}.mp4"], [joined])[0] == {f"a/{apart}.mp4": joined}
+
+
 def test_an_exact_name_wins_over_others_that_would_fit() -> None:
     assert match_ids(["one"], ["one", "a/one.mp4"])[0] == {"one": "one"}
 

@@ -33,6 +33,7 @@ SEMIREAL = SemirealReport(
     settings=AgreementSettings(),
     method="agreement",
     min_score=0.3,
+    parts={"agreement": (0.6, 0.5)},
 )
 REPORTS: dict[str, BenchReport] = {
     "memory": MemoryReport("extract", RUN, RUN),

@@ -89,6 +89,9 @@ def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
         (GOOD + "eval:\n  tiou: [0.5, 0.3]\n", "must be rising thresholds"),
         (GOOD + "model:\n  channels: 30\n", "model.channels=30 is not a multiple of model.heads=4"),
         (GOOD + "optim:\n  epochs: 5\n", "leaves nothing of optim.epochs=5"),
+        (GOOD + "loss:\n  sigma: 40\n", "loss.sigma=40 is not from 0.3 to 32, which"),
+        (GOOD + "loss:\n  sigma: 0.2\n", "loss.sigma=0.2 is not from 0.3 to 32, which"),
+        (GOOD + "loss:\n  sigma_unit: video\n", "loss.sigma=1 is not from 0.001172 to 0.125"),
         (
             GOOD.replace("output", "  modalities: vision\nmodel:\n  method: clasp\noutput"),
             "data.modalities=vision leaves model.method=clasp nothing to learn from",
@@ -107,6 +110,18 @@ def test_all_problems_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
 )
 def test_a_mistake_gets_one_clear_sentence(tmp_path: Path, text: str, said: str) -> None:
     assert said in problems(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.sigma=0.2", "loss.least_sigma=0.1"],
+        ["loss.sigma=40", "loss.correspondence=diagonal"],  # where nothing reads it
+        ["loss.sigma=0.01", "loss.sigma_unit=video"],
+    ],
+)
+def test_a_deviation_within_its_limits_is_taken(tmp_path: Path, overrides: list[str]) -> None:
+    assert load_recipe(write(tmp_path, GOOD), overrides=overrides).overrides == tuple(overrides)
 
 
 def test_a_recipe_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -202,6 +217,7 @@ def test_every_choice_of_the_network_can_be_made_in_a_recipe() -> None:
         (recipe.TARGETS, correspondence.TARGETS),
         (recipe.DIRECTIONS, correspondence.DIRECTIONS),
         (recipe.SCOPES, correspondence.SCOPES),
+        (recipe.UNITS, correspondence.UNITS),
         (recipe.INTERVALS, losses.INTERVALS),
         (recipe.POSITIONS, embedding.POSITIONS),
         (recipe.BANDS, mixing.BANDS),
@@ -239,7 +255,11 @@ def test_a_committed_recipe_is_right_and_starts_with_its_own_command(path: Path)
 
 @pytest.mark.parametrize(
     ("name", "method", "annotations"),
-    [("custom", "loco", "labels.json"), ("custom_clasp", "clasp", "labels.csv")],
+    [
+        ("custom", "loco", "labels.json"),
+        ("custom_clasp", "clasp", "labels.csv"),
+        ("custom_semi_weak", "loco", "labels.json"),
+    ],
 )
 def test_there_is_a_recipe_for_ones_own_labels(name: str, method: str, annotations: str) -> None:
     (path,) = (path for path in RECIPES if path.stem == name)

@@ -30,9 +30,17 @@ def sample(steps: int, *segments: tuple[float, float]) -> Sample:
     )
 
 
-def crop(whole: Sample, *, seed: int = 0, max_steps: int = 64, keep: float = 0.5) -> Sample:
-    generator = random.Random(seed)
-    return random_crop(whole, max_steps=max_steps, share=(0.9, 1.0), keep=keep, generator=generator)
+def crop(
+    whole: Sample, *, seed: int = 0, max_steps: int = 64, keep: float = 0.5, margin: float = 0.0
+) -> Sample:
+    return random_crop(
+        whole,
+        max_steps=max_steps,
+        share=(0.9, 1.0),
+        keep=keep,
+        margin=margin,
+        generator=random.Random(seed),
+    )
 
 
 def one_video(folder: Path, *events: tuple[float, float], steps: int = 20) -> SplitDataset:
@@ -45,7 +53,9 @@ def one_video(folder: Path, *events: tuple[float, float], steps: int = 20) -> Sp
     return SplitDataset(store, load_annotations(path).subset("train"), CLASSES)
 
 
-def test_crops_are_those_of_the_reference(golden: Path) -> None:
+# UnAV cuts events at the piece, ActionFormer half a window beyond it: 0.5 * 24 / 8 steps.
+@pytest.mark.parametrize(("code", "margin"), [("unav", 0.0), ("actionformer", 1.5)])
+def test_crops_are_those_of_the_reference(golden: Path, code: str, margin: float) -> None:
     cases = np.load(golden / "train" / "crops.npz")
     for seed in range(24):
         case = f"c{seed:02d}"
@@ -54,11 +64,11 @@ def test_crops_are_those_of_the_reference(golden: Path) -> None:
         whole = sample(int(cases[f"{case}/T"]))
         whole = Sample(*(getattr(whole, n) for n in ("id", "vision", "audio", "vision_mask",
                                                      "audio_mask")), segments, labels)  # fmt: skip
-        piece = crop(whole, seed=seed, max_steps=224)
-        assert piece.steps == cases[f"{case}/unav/length"]
-        assert piece.vision[0, 0] == cases[f"{case}/unav/start"]
-        np.testing.assert_allclose(piece.segments, cases[f"{case}/unav/segments"], atol=1e-4)
-        np.testing.assert_array_equal(piece.labels, cases[f"{case}/unav/labels"])
+        piece = crop(whole, seed=seed, max_steps=224, margin=margin)
+        assert piece.steps == cases[f"{case}/{code}/length"]
+        assert piece.vision[0, 0] == cases[f"{case}/{code}/start"]
+        np.testing.assert_allclose(piece.segments, cases[f"{case}/{code}/segments"], atol=1e-4)
+        np.testing.assert_array_equal(piece.labels, cases[f"{case}/{code}/labels"])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -73,6 +83,13 @@ def test_a_short_event_in_a_long_video_is_always_found(seed: int) -> None:
 def test_an_event_longer_than_any_piece_stays_an_event() -> None:
     piece = crop(sample(1000, (0.0, 1000.0)))
     assert piece.segments.tolist() == [[0.0, 64.0]]
+
+
+def test_where_any_share_is_enough_events_outside_of_the_piece_are_still_left_out() -> None:
+    events = [(2.0 * n, 2.0 * n + 1) for n in range(500)]
+    piece = crop(sample(1000, *events), keep=0.0)
+    assert len(piece.segments) in (32, 33)
+    assert (piece.segments[:, 1] > piece.segments[:, 0]).all()
 
 
 def test_a_video_without_events_is_cut_and_keeps_its_shapes() -> None:

@@ -133,14 +133,22 @@ def test_an_unknown_label_is_told_apart_from_one_that_cannot_be_known() -> None:
     table = lite_table()
     with pytest.raises(UsageError, match="did you mean 'dog barking'"):
         known_labels(["dog barkin"], table.labels, table.unknown)
-    with pytest.raises(UsageError, match="ImageNet has no person"):
-        known_labels(["man speaking"], table.labels, table.unknown)
+    for name in ("man speaking", "Man  speaking"):
+        with pytest.raises(UsageError, match="ImageNet has no person"):
+            known_labels([name], table.labels, table.unknown)
     with pytest.raises(UsageError, match="no class to report"):
         known_labels([], table.labels)
     assert known_labels(["playing harp", "dog barking"], table.labels) == (
         "dog barking",
         "playing harp",
     )
+
+
+def test_case_matters_only_between_classes_that_differ_in_nothing_else() -> None:
+    assert known_labels(["DOG  barking"], ["cat", "dog barking"]) == ("dog barking",)
+    assert known_labels(["dog"], ["Dog", "dog"]) == ("dog",)
+    with pytest.raises(UsageError, match="unknown label 'DOG'"):
+        known_labels(["DOG"], ["Dog", "dog"])
 
 
 def test_a_backbone_that_names_no_classes_is_refused(

@@ -16,7 +16,8 @@ import yaml
 
 import extractors.registry
 from extractors.storage.store import FeatureStore
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.checkpoint import Card, load_checkpoint, save_checkpoint
+from model.loco import LoCo
 from pipeline.config import load_recipe
 from pipeline.core.errors import ConfigError, UsageError
 from pipeline.report.run_page import render_run_page
@@ -128,6 +129,25 @@ def test_runs_stand_side_by_side_with_what_differs(trained: dict[str, Path]) -> 
     assert len(view.videos) == 2
     assert all(matrix is not None for video in view.videos for matrix in video.matrices)
     assert "mean of std" in view.format_table()
+
+
+def test_a_report_does_not_round_to_tf32(
+    trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+
+    def watched(path: Path) -> tuple[LoCo, Card]:
+        model, card = load_checkpoint(path)
+        model.register_forward_pre_hook(
+            lambda *_: seen.append(bool(torch.backends.cudnn.allow_tf32))
+        )
+        return model, card
+
+    monkeypatch.setattr("workflows.quality.measure.load_checkpoint", watched)
+    report_runs([trained["loco"]], device="cpu", limit=1, videos=1)
+    assert seen and not any(seen)
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_timelines_hold_the_predictions_above_the_runs_threshold(

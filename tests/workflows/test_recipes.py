@@ -29,6 +29,7 @@ from pipeline.recipe import Recipe
 from workflows.cost import Sizes, cost_of_recipes, recipes_of_study, shipped_recipe
 from workflows.study.file import load_study
 from workflows.training.build import architecture_of, decoding_settings, train_settings
+from workflows.weak.semi import SIZES
 
 FULL = ("unav100_onepeace", "unav100_i3d_vggish", "activitynet13_onepeace")
 STUDIES = ("table2a", "table2b", "table2c", "table2d", "table3", "readings")
@@ -36,7 +37,7 @@ WEAK = ("clasp_unav100_onepeace", "clasp_activitynet13_onepeace")
 # What a CLASP does not read: its sections of `pipeline.recipe` hold LoCo's values, too.
 NOT_OF_CLASP = {
     "optim": {"window_lr"},
-    "train": {"keep"},
+    "train": {"keep", "crop_margin"},
     "infer": {"per_level", "min_length", "sigma", "max_per_class"},
 }
 SOURCES = re.compile(r"\[(paper|UnAV|UniAV|CCNet|WTAL|open|ours)\]")
@@ -272,6 +273,23 @@ def test_the_rows_of_the_demo_are_those_of_the_simulation() -> None:
     assert all(known[row.name] == row.overrides for row in demo.variants[:-1])
 
 
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ("custom_semi_weak", "custom_clasp"),
+        ("semi_weak_simulated", "clasp_simulated"),
+        ("demo", "clasp_demo"),
+        ("unav100_onepeace", "clasp_unav100_onepeace"),
+        ("activitynet13_onepeace", "clasp_activitynet13_onepeace"),
+    ],
+)
+def test_a_student_can_start_with_the_weights_of_its_teacher(student: str, teacher: str) -> None:
+    one, other = (load_recipe(shipped_recipe(name)).model for name in (student, teacher))
+    assert {name: getattr(one, name) for name in SIZES} == {
+        name: getattr(other, name) for name in SIZES
+    }
+
+
 def test_few_segments_are_shown_as_often_alone_as_among_all() -> None:
     rows = variants("semi_weak_simulated")
     few, alone = rows["10 %"], rows["10 %, strong videos only"]
@@ -360,6 +378,13 @@ def test_table2a_and_table3_have_the_parts_that_their_rows_name() -> None:
     assert [parts("table3", row) for row in variants("table3")] == [
         ("none", False), ("global", False), ("dynamic", False), ("global", True), ("dynamic", True),
     ]  # fmt: skip
+
+
+def test_the_report_of_table3_names_folders_that_its_runs_have() -> None:
+    path = study_path("table3")
+    named = re.findall(r"runs/table3/runs/([\w-]+)/seed-0", path.read_text(encoding="utf-8"))
+    assert named == ["loco", "base-cdp", "base-gb"]
+    assert set(named) <= {variant.folder for variant in load_study(path).variants}
 
 
 def test_table2b_rows_differ_in_the_targets_of_the_correspondence_alone() -> None:

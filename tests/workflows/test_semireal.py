@@ -13,16 +13,20 @@ from extractors.spec import Backbone, Encoded
 from extractors.vision.efficientnet import imagenet_classes
 from extractors.windows import WindowGrid
 from pipeline.core.errors import NothingMatchedError
+from pipeline.core.events import Event
 from workflows.bench.semireal import (
+    AP_TIOU,
     SCORERS,
     Kit,
     Truth,
     _fit,
+    average_precisions,
     load_kit,
     load_truth,
     make_timelines,
     score_curve,
 )
+from workflows.bench.semireal_parts import ANCHORS, clasp_parts
 from workflows.detection.agreement import AgreementSettings, lite_table
 
 TRUTH = Truth(
@@ -95,6 +99,46 @@ def test_sure_nets_give_a_perfect_detector_and_blind_nets_none(method: str) -> N
     assert all(recall == 0 for _, _, recall, _ in score_curve(blind, scorers, grid))
     empty = np.array(score_curve([], scorers, grid))
     assert np.isfinite(empty).all()
+
+
+def test_average_precision_is_that_of_its_definition() -> None:
+    made = make_timelines(kit(sure=0.95), TRUTH, 3, np.random.default_rng(1))
+    labels = [sorted(events[0][2])[0] for _, events in ((m.rows, m.events) for m in made)]
+    answers = iter(
+        # Half of the event, beside it, all of it: by falling score a miss (0.9), then two hits.
+        [
+            [Event(*_part(made[0].events[0], 0.4), labels[0], 0.8)],
+            [Event(500.0, 510.0, labels[1], 0.9)],
+            [Event(*_part(made[2].events[0], 1.0), labels[2], 0.7)],
+        ]
+    )
+
+    class Fixed:
+        def add(self, rows: object) -> None:
+            pass
+
+        def finish(self, grid: WindowGrid, duration: float) -> tuple[list[Event], None]:
+            return next(answers), None
+
+    total = sum(len(timeline.events) for timeline in made)
+    assert AP_TIOU == (0.3, 0.5)
+    found = average_precisions(made, Fixed, WindowGrid())  # type: ignore[arg-type]
+    assert found == pytest.approx((2 * 2 / 3 / total, 1 / 3 / total))
+
+
+def _part(event: tuple[int, int, frozenset[str]], share: float) -> tuple[float, float]:
+    return float(event[0]), event[0] + share * (event[1] - event[0])
+
+
+def test_each_part_of_the_training_free_clasp_is_switched_for_itself() -> None:
+    made = make_timelines(kit(sure=0.3), TRUTH, 12, np.random.default_rng(1))
+    parts = clasp_parts(lite_table(), AgreementSettings())
+    curves = {name: score_curve(made, part, WindowGrid()) for name, part in parts.items()}
+    whole, _ = SCORERS["clasp"](lite_table(), AgreementSettings())
+    assert next(iter(parts)) == "propagation" and set(ANCHORS) < set(parts)
+    assert curves["propagation"] == score_curve(made, whole, WindowGrid())
+    assert curves["no propagation"] != curves["propagation"]
+    assert curves["no propagation, recipe of agreement"] != curves["no propagation"]
 
 
 class Constant:

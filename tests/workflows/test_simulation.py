@@ -308,6 +308,25 @@ def test_whole_video_answers_know_the_classes_where_there_is_no_noise(
     assert scores[0.0] > 1.2 * scores[30.0]
 
 
+def test_features_of_the_bundled_study_spread_as_its_documentation_says(
+    shared: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The figures of docs/simulation.md that are no constants; there of 200 videos."""
+    settings = SimulationSettings(
+        train=60, validation=0, test=1, classes=12, vision_dim=96, audio_dim=64, noise=1.5
+    )
+    made = simulate(shared("data/unav100_annotations.json"), tmp_path, settings)
+    store = FeatureStore.open(made.features)
+    rows = np.concatenate([np.array(store.read(id)["vision"], float) for id in store.ids()])
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    assert norms.mean() == pytest.approx(33, abs=1.5)
+    other = np.random.default_rng(0).permutation(len(rows))
+    cosines = (rows * rows[other] / norms / norms[other]).sum(1)
+    assert cosines.mean() == pytest.approx(0.35, abs=0.05)
+    values = np.linalg.eigvalsh(np.cov(rows.T))
+    assert values.sum() ** 2 / (values**2).sum() == pytest.approx(16, abs=2)
+
+
 def test_the_published_annotations_fill_the_bundled_study(shared: Callable[[str], Path]) -> None:
     labels = load_annotations(shared("data/unav100_annotations.json"))
     chosen = choose_videos(

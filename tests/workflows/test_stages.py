@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from extractors.storage.store import FeatureStore
 from model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from pipeline.config import load_recipe
 from pipeline.core.errors import CheckpointError, ConfigError, StoreError, UsageError
-from pipeline.recipe import DataConfig, OutputConfig, Recipe
+from pipeline.recipe import DataConfig, LossConfig, OutputConfig, Recipe, TrainConfig
 from pipeline.recipe_weak import LocaliseConfig
 from tests.fixtures.planted import CLASSES, PLANTED, SPEC, add_video, noise, plant
 from workflows.detection.predict import TrainedDetector
@@ -104,6 +105,7 @@ def test_the_card_says_how_the_checkpoint_was_made(trained: tuple[Path, list[str
     assert card.metrics["validation_mAP"] > 0.5
     assert 0 < card.metrics["threshold"] < 1
     assert "--stage train" in card.command
+    assert str(trained[0] / "recipe.yaml") in card.command
 
 
 def test_a_second_run_finds_nothing_to_do_and_a_change_is_noticed(
@@ -120,15 +122,36 @@ def test_a_second_run_finds_nothing_to_do_and_a_change_is_noticed(
     assert outcomes(changed, "train") == ["train done"]
 
 
-def test_a_value_that_came_later_leaves_finished_runs_finished(planted: tuple[Path, Path]) -> None:
-    """The mark of ``localise`` is the one it had before there was ``localise.filter``."""
+@pytest.mark.parametrize(
+    ("section", "mark", "changes"),
+    [
+        (
+            "localise",
+            "5ef7e0ac766fd3a8cafbadb327b4f9496620931361955de846176f1a4ab9563f",
+            [{"localise": LocaliseConfig(filter="median")}],
+        ),
+        (
+            "loss",
+            "c0424c4e9c9f788e964237ebfa62ae790a2b1abea7a95220c93e8ed3c59c2374",
+            [{"loss": LossConfig(sigma_unit="video")}, {"loss": LossConfig(least_sigma=0.1)}],
+        ),
+        (
+            "train",
+            "0c382f24e338c144490d4158399f3a28925b1c04c680d2510f32f059fa15d378",
+            [{"train": TrainConfig(crop_margin=1.0)}],
+        ),
+    ],
+)
+def test_a_value_that_came_later_leaves_finished_runs_finished(
+    planted: tuple[Path, Path], section: str, mark: str, changes: list[dict[str, Any]]
+) -> None:
+    """A section has the mark that it had before there was the value, until that is another."""
     nowhere = Path("/nowhere/of this name")
     data, output = DataConfig(features=nowhere, annotations=nowhere), OutputConfig(folder=nowhere)
     recipe, store = Recipe(data=data, output=output), FeatureStore.open(planted[0])
-    found = _fingerprint(recipe, store, [], ["localise"])
-    assert found == "5ef7e0ac766fd3a8cafbadb327b4f9496620931361955de846176f1a4ab9563f"
-    other = replace(recipe, localise=LocaliseConfig(filter="median"))
-    assert _fingerprint(other, store, [], ["localise"]) != found
+    assert _fingerprint(recipe, store, [], [section]) == mark
+    for change in changes:
+        assert _fingerprint(replace(recipe, **change), store, [], [section]) != mark
 
 
 def test_new_videos_in_the_store_that_no_subset_uses_change_nothing(

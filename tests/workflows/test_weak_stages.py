@@ -20,7 +20,7 @@ from extractors.storage.store import FeatureStore
 from model.checkpoint import load_network
 from model.clasp import CLASP
 from pipeline.config import load_recipe
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, StoreError
 from pipeline.core.events import AGREEMENT, ground_truth_events
 from pipeline.recipe import Recipe
 from tests.fixtures.planted import AUDIO_DIM, PLANTED, SPEC, VISION_DIM, add_video, noise
@@ -118,6 +118,8 @@ def test_it_localises_better_than_its_own_whole_video_answer(trained: Path) -> N
     bounds = metrics["bounds"]
     assert bounds["oracle activity, 0.25 s grid"]["average_mAP"] == pytest.approx(1.0, abs=0.02)
     assert bounds["whole video, oracle labels"]["average_mAP"] < 0.3
+    places = metrics["anchors"]
+    assert places["videos"] == 12 and places["activation_auc"] > 0.7 > places["true_steps"]
 
 
 def test_the_checkpoint_is_of_clasp_and_was_chosen_by_what_happens_in_videos(
@@ -192,6 +194,20 @@ def test_a_csv_of_labels_is_enough_to_train_and_too_little_to_measure(
     assert "no segments" in report.format_table()
     _, card = load_network(tmp_path / "run" / "best.safetensors")
     assert card.classes == CLASSES
+    (tmp_path / "truth.json").write_text(json.dumps({"database": database}))
+    change = f"data.annotations={tmp_path / 'truth.json'}"
+    other = load_recipe(tmp_path / "recipe.yaml", overrides=(change, "data.test=test"))
+    (row,) = run_stages(other, stage="eval", device="cpu").rows
+    assert row.outcome == "done" and "anchors of windows there" in row.detail
+
+
+def test_a_stage_before_its_turn_says_which_comes_first(tmp_path: Path) -> None:
+    recipe = recipe_of(
+        tmp_path, tmp_path / "none", "a.mp4,dog\n", "data.videos=[videos]", name="labels.csv"
+    )
+    with pytest.raises(StoreError, match="holds no feature store") as caught:
+        run_stages(recipe, stage="train", device="cpu")
+    assert "--stage all" in str(caught.value.hint)
 
 
 def test_an_interrupted_training_ends_as_an_undisturbed_one(
@@ -341,6 +357,26 @@ def test_a_silent_or_black_video_has_no_event_of_what_is_only_seen_or_heard(
             rows[name][:] = 0  # silence and darkness look like the background of this world
             rows[f"{name}_mask"][:] = not missing
         add_video(copy, id, rows)
+        assert detector.detect_features(copy.read(id))[0] == [], "the network itself"
         found = detector.detections(copy.read(id), video=id)
         assert found.events == () and found.curves is not None
         assert np.isfinite(found.curves.values).all()
+        assert any("both seen and heard" in n or "must be seen and heard" in n for n in found.notes)
+
+
+def test_a_sound_that_never_changes_is_no_event_whatever_the_network_says(
+    trained: Path, planted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    source, copy = FeatureStore.open(planted[0]), FeatureStore.create(tmp_path / "store", SPEC)
+    detector = TrainedDetector(trained / "best.safetensors", device="cpu", min_score=0.1)
+    tests = {id: entry for id, entry in planted[1].items() if entry["subset"] == "test"}
+    said = 0
+    for id, entry in tests.items():
+        rows = {name: np.array(array) for name, array in source.read(id).arrays.items()}
+        ends = SPEC.grid.to_grid(np.array(entry["annotations"][0]["segment"]))
+        rows["audio"][:] = rows["audio"][round(float(ends.mean()))]
+        add_video(copy, id, rows)
+        said += len(detector.detect_features(copy.read(id))[0])
+        found = detector.detections(copy.read(id), video=id)
+        assert found.events == () and any("the sound is the same" in n for n in found.notes)
+    assert said > 0

@@ -9,7 +9,7 @@ Shapes: T steps, K classes of a net, C joint classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import resources
@@ -26,15 +26,17 @@ from model.agreement import log_odds
 from pipeline.core.events import Event
 from workflows.bench.record import Figure
 from workflows.bench.semireal_kit import Floats, Kit, load_kit
+from workflows.bench.semireal_parts import Scorers, anchored_scorers, clasp_parts
 from workflows.detection.agreement import AgreementScorer, AgreementSettings
-from workflows.detection.anchored import AnchoredScorer, AnchoredSettings
+from workflows.detection.anchored import AnchoredSettings
 from workflows.detection.joint_classes import JointTable, load_joint_table
-from workflows.detection.joint_scan import RowScorer
+from workflows.metrics import interpolated_precision
 
 TABLE = "semireal.yaml"
 PARTS = 6  # stretches in a made timeline
 MATCHED = 0.45  # share of stretches whose sound and picture are of one category
 HIT_TIOU = 0.3
+AP_TIOU = (0.3, 0.5)
 NEWTON_STEPS = 50
 
 Item = TypeVar("Item")
@@ -73,6 +75,8 @@ class SemirealReport:
         settings: Settings that the curve was made with.
         method: The detector of the curve, by its name in `workflows.detection.run.METHODS`.
         min_score: What the detector takes for the smallest score by itself.
+        parts: Average precision over all scores at each of `AP_TIOU`, by what is changed of the
+            detector; the first is the detector itself.
     """
 
     sounds: int
@@ -83,6 +87,7 @@ class SemirealReport:
     settings: AgreementSettings
     method: str
     min_score: float
+    parts: Mapping[str, tuple[float, ...]]
 
     def figures(self) -> list[Figure]:
         """The report for machines."""
@@ -98,6 +103,9 @@ class SemirealReport:
         for score, precision, recall, f in self.curve:
             for name, value in (("precision", precision), ("recall", recall), ("F", f)):
                 figures.append(Figure(f"score >= {score:.2f}, {name}", value, "1", "higher"))
+        for part, values in self.parts.items():
+            for tiou, value in zip(AP_TIOU, values, strict=True):
+                figures.append(Figure(f"{part}, AP at {tiou}", value, "1", "higher"))
         return figures
 
     def format_table(self) -> str:
@@ -115,6 +123,10 @@ class SemirealReport:
             f"{'score >=':>8} {'precision':>9} {'recall':>7} {'F':>6}   (tIoU {HIT_TIOU})",
         ]
         lines += [f"{s:>8.2f} {p:>9.3f} {r:>7.3f} {f:>6.3f}" for s, p, r, f in self.curve]
+        levels = "".join(f"{tiou:>7.1f}" for tiou in AP_TIOU)
+        lines += ["", f"{'AP (%) over all scores, at tIoU':<42}{levels}"]
+        for part, values in self.parts.items():
+            lines.append(f"{part:<42}" + "".join(f"{100 * value:>7.1f}" for value in values))
         return "\n".join(lines)
 
 
@@ -144,6 +156,7 @@ def measure_semireal(
     table = load_joint_table(backbone.audio.class_names, backbone.vision.class_names)
     settings = settings or AgreementSettings()
     scorers, min_score = SCORERS[method](table, settings)
+    parts = clasp_parts(table, settings) if method == "clasp" else {method: scorers}
     kit, truth = load_kit(folder, backbone), load_truth()
     made = make_timelines(kit, truth, timelines, np.random.default_rng(seed))
     return SemirealReport(
@@ -155,11 +168,10 @@ def measure_semireal(
         settings=settings,
         method=method,
         min_score=min_score,
+        parts={
+            name: average_precisions(made, part, backbone.spec.grid) for name, part in parts.items()
+        },
     )
-
-
-Scorers = Callable[[], RowScorer]
-"""Makes a fresh scorer, which reports events of any score."""
 
 
 def agreement_scorers(table: JointTable, settings: AgreementSettings) -> tuple[Scorers, float]:
@@ -170,9 +182,8 @@ def agreement_scorers(table: JointTable, settings: AgreementSettings) -> tuple[S
 
 def clasp_scorers(table: JointTable, settings: AgreementSettings) -> tuple[Scorers, float]:
     """CLASP without training on the agreement detector's scores, and its own smallest score."""
-    own, nets = AnchoredSettings(), AgreementScorer(table, settings)
-    loose = replace(own, min_score=own.recipe.min_score)
-    return lambda: AnchoredScorer(table.labels, nets.probabilities, loose), own.min_score
+    own = AnchoredSettings()
+    return anchored_scorers(table, settings, own), own.min_score
 
 
 SCORERS = {"agreement": agreement_scorers, "clasp": clasp_scorers}
@@ -305,23 +316,55 @@ def score_curve(
 ) -> tuple[tuple[float, float, float, float], ...]:
     """Precision, recall and F of all classes together at each smallest score.
 
-    An event is a hit when one of its stretch's classes is named with tIoU 0.3 and the stretch has
-    no hit yet; a second name for the same stretch counts as a false alarm.
+    An event is a hit as for `_answers`.
     """
+    found, total = _answers(made, _detected(made, scorers, grid), tiou=HIT_TIOU)
+    return tuple(_point(found, total, level / 20) for level in range(2, 17))
+
+
+def average_precisions(
+    made: Sequence[Timeline], scorers: Scorers, grid: WindowGrid
+) -> tuple[float, ...]:
+    """Interpolated average precision of all classes together, at each of `AP_TIOU`."""
+    detected = _detected(made, scorers, grid)
+    values = []
+    for tiou in AP_TIOU:
+        found, total = _answers(made, detected, tiou=tiou)
+        found.sort(key=lambda answer: -answer[0])
+        hits = np.array([hit for _, hit in found], dtype=bool)
+        values.append(float(interpolated_precision(hits[:, None], total)[0]) if total else 0.0)
+    return tuple(values)
+
+
+def _detected(made: Sequence[Timeline], scorers: Scorers, grid: WindowGrid) -> list[list[Event]]:
+    """Events of each timeline, best first."""
     step = WindowGrid(Fraction(1), 1, 1, grid.sample_rate)  # one step a second: step k is [k, k+1)
-    found: list[tuple[float, bool]] = []
+    found = []
     for timeline in made:
         scorer = scorers()
         scorer.add(dict(timeline.rows))
         events, _ = scorer.finish(step, float(len(timeline.rows["audio_mask"])))
+        found.append(events)
+    return found
+
+
+def _answers(
+    made: Sequence[Timeline], detected: Sequence[Sequence[Event]], *, tiou: float
+) -> tuple[list[tuple[float, bool]], int]:
+    """Score of every event that is found and whether it is a hit; number of true events.
+
+    It is one when one of its stretch's classes is named with this tIoU and the stretch has no hit
+    yet; a second name for the same stretch counts as a false alarm.
+    """
+    found: list[tuple[float, bool]] = []
+    for timeline, events in zip(made, detected, strict=True):
         waiting = list(timeline.events)
-        for event in events:  # best first
-            hits = [t for t in waiting if event.label in t[2] and _tiou(event, t) >= HIT_TIOU]
+        for event in events:
+            hits = [t for t in waiting if event.label in t[2] and _tiou(event, t) >= tiou]
             if hits:
                 waiting.remove(hits[0])
             found.append((event.score, bool(hits)))
-    total = sum(len(timeline.events) for timeline in made)
-    return tuple(_point(found, total, level / 20) for level in range(2, 17))
+    return found, sum(len(timeline.events) for timeline in made)
 
 
 def _tiou(event: Event, truth: tuple[int, int, frozenset[str]]) -> float:

@@ -24,6 +24,7 @@ from pipeline.core.events import Curves, Event
 from workflows.detection.joint_activation import JointActivation
 from workflows.detection.joint_classes import JointTable, load_joint_table
 
+ANY_TEXT = "--method open-vocabulary looks for any text"
 CHUNK_STEPS = 4096  # steps whose scores are in memory at once: 17 minutes, some 12 MB
 
 Rows = Mapping[str, NDArray[Any]]

@@ -29,7 +29,7 @@ from model.pieces import Pieces
 from model.pooling import top_mean
 from pipeline.core.errors import UsageError
 from pipeline.core.events import AGREEMENT, Curves, Detections, Event
-from workflows.detection.agreement import AgreementScorer, AgreementSettings
+from workflows.detection.agreement import ANY_TEXT, AgreementScorer, AgreementSettings
 from workflows.detection.joint_classes import JointTable
 from workflows.detection.joint_scan import scan_video
 from workflows.detection.localise import candidate_events, most_kept, once
@@ -243,7 +243,7 @@ def anchors_on_agreement(
     Raises:
         UsageError: A label is unknown.
     """
-    wanted = known_labels(labels, table.labels, table.unknown)
+    wanted = known_labels(labels, table.labels, table.unknown, elsewhere=ANY_TEXT)
     nets = AgreementScorer(table, calibration or AgreementSettings())
     return AnchoredDetector(
         backbone, table.labels, nets.probabilities, settings=settings, labels=wanted, reader=reader

@@ -27,6 +27,7 @@ from model.sequence import SequenceDetector
 from pipeline.core.errors import CheckpointError
 from pipeline.core.events import Curves, Detections, Event, sort_events
 from workflows.detection.piecewise import PLAIN_CURVES, ActivationTrack, block_of, stored_blocks
+from workflows.detection.stillness import Stillness
 from workflows.labels import known_labels
 from workflows.weak.predict import LocalisationSettings, WeakPredictor
 
@@ -214,12 +215,13 @@ class TrainedDetector:
                 offline=self._offline,
             )
         stream = FeatureStream(probe(path), self._backbone, reader=self._reader)
-        scan = self._predict.scan(curves=True)
+        scan, watch = self._predict.scan(curves=True), Stillness()
         for rows in stream:
             scan.add(rows)
+            watch.add(rows)
         events = scan.events(self._spec.grid, stream.summary.duration)
         curves = scan.curves(events, self._spec.grid)
-        return self._result(events, curves, stream.summary, video=os.fspath(path))
+        return self._result(events, curves, stream.summary, watch, video=os.fspath(path))
 
     def detect_features(self, features: Features) -> tuple[list[Event], Curves]:
         """Events of one video, best first, and activation curves of the classes that matter.
@@ -236,7 +238,9 @@ class TrainedDetector:
             features: Of one video.
             video: Its name in the result.
         """
-        return self._result(*self._predict.detect(features), features.summary, video=video)
+        watch = Stillness()
+        watch.add_stored(features)
+        return self._result(*self._predict.detect(features), features.summary, watch, video=video)
 
     def _wanted(self, events: Sequence[Event], curves: Curves) -> tuple[list[Event], Curves]:
         """What was asked for: classes to report, events that are sure enough, their curves."""
@@ -254,10 +258,19 @@ class TrainedDetector:
         return kept, Curves(curves.times, names, curves.values[:, columns])
 
     def _result(
-        self, events: Sequence[Event], curves: Curves, summary: Summary, *, video: str
+        self,
+        events: Sequence[Event],
+        curves: Curves,
+        summary: Summary,
+        watch: Stillness,
+        *,
+        video: str,
     ) -> Detections:
-        events, curves = self._wanted(events, curves)
         notes = list(summary.notes)
+        if self.method == "clasp":  # learned from what is both seen and heard, and from that alone
+            notes += watch.notes()
+            events = () if watch.still else events
+        events, curves = self._wanted(events, curves)
         if summary.status == "partial":
             shares = summary.coverage.items()
             listed = ", ".join(f"{name} {share:.0%}" for name, share in shares)

@@ -20,7 +20,7 @@ from extractors.weights.network import network
 from model.build import METHODS as TRAINED_METHODS
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Curves, Detections
-from workflows.detection.agreement import AgreementScorer, AgreementSettings
+from workflows.detection.agreement import ANY_TEXT, AgreementScorer, AgreementSettings
 from workflows.detection.joint_classes import JointTable, load_joint_table
 from workflows.detection.joint_scan import scan_video
 from workflows.labels import known_labels
@@ -70,7 +70,7 @@ class AgreementDetector:
         reader: ReaderChoice = "auto",
     ) -> None:
         self.name = f"agreement ({backbone.spec.name})"
-        self.labels = known_labels(labels, table.labels, table.unknown)
+        self.labels = known_labels(labels, table.labels, table.unknown, elsewhere=ANY_TEXT)
         self.settings = settings or AgreementSettings()
         self._backbone = backbone
         self._table = table

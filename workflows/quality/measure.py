@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from extractors.device import select_device
+from model.arithmetic import full_float32
 from model.checkpoint import load_checkpoint
 from model.loco import LoCo
 from model.similarity import cross_similarity
@@ -60,6 +61,7 @@ class Measured:
     parameters: int
 
 
+@full_float32()
 def measure_run(run: Run, ids: Sequence[str], shown: Sequence[str], *, device: str) -> Measured:
     """Ask a run's model about test videos, each up to the length of a piece of decoding.
 

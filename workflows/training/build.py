@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from dataclasses import asdict
 from typing import Any
 
@@ -57,10 +58,19 @@ def build_model(recipe: Recipe, labels: Annotations, store: FeatureStore) -> tup
             **_semi_weak_data(recipe),
         },
         licence=recipe.output.licence,
-        command=f"pipeline run --stage train --config {recipe.source}",
+        command=training_command(recipe),
         method=recipe.model.method,
     )
     return build_network(recipe.model.method, **architecture), card
+
+
+def training_command(recipe: Recipe) -> str:
+    """What to type in a shell to train this recipe again; empty where it came from no file."""
+    if recipe.source is None:
+        return ""
+    changes = [word for text in recipe.overrides for word in ("--set", text)]
+    words = ["pipeline", "run", "--stage", "train", "--config", str(recipe.source), *changes]
+    return shlex.join(words)
 
 
 def train_settings(recipe: Recipe) -> TrainSettings:
@@ -87,6 +97,7 @@ def train_settings(recipe: Recipe) -> TrainSettings:
         precision=shown.precision,
         compile=shown.compile,
         window_lr=optim.window_lr,
+        crop_margin=shown.crop_margin,
     )
 
 

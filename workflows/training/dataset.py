@@ -201,10 +201,18 @@ class SplitDataset:
         max_steps: int,
         share: tuple[float, float],
         keep: float,
+        margin: float = 0.0,
         generator: random.Random,
     ) -> Sample:
         """A random piece of a sample as training shows it; see `random_crop`."""
-        return random_crop(sample, max_steps=max_steps, share=share, keep=keep, generator=generator)
+        return random_crop(
+            sample,
+            max_steps=max_steps,
+            share=share,
+            keep=keep,
+            margin=margin,
+            generator=generator,
+        )
 
     def _labels(self, id: str) -> Tensor:
         """(N,) class numbers of a video's events."""
@@ -252,6 +260,7 @@ def random_crop(
     max_steps: int,
     share: tuple[float, float],
     keep: float,
+    margin: float = 0.0,
     generator: random.Random,
 ) -> Sample:
     """A random piece of a sample, as UnAV cuts it.
@@ -267,6 +276,8 @@ def random_crop(
         max_steps: Longest piece.
         share: Shortest and longest share of a video that fits.
         keep: Share of an event that must remain.
+        margin: Steps beyond the piece that an event may still reach, to either side. ActionFormer
+            and UniAV take half a window: what the first and the last one cover. UnAV takes none.
         generator: Draws, in this order: the length, then one start a trial.
 
     Returns:
@@ -281,14 +292,14 @@ def random_crop(
             return sample
     for _ in range(CROP_TRIES):
         start = generator.randint(0, steps - length)
-        inside, kept = _remains(sample.segments, start, length, keep)
+        inside, kept = _remains(sample.segments, start, length, keep, margin)
         if len(kept) == 0 or kept.any():
             break
     else:
         event = sample.segments[generator.randrange(len(sample.segments))]
         middle = float(event.mean()) + (generator.random() - 0.5) * length / 2
         start = int(min(max(middle - length / 2, 0), steps - length))
-        inside, kept = _remains(sample.segments, start, length, keep)
+        inside, kept = _remains(sample.segments, start, length, keep, margin)
     return replace(
         sample.streams_at(slice(start, start + length)),
         segments=inside[kept] - start,
@@ -297,10 +308,13 @@ def random_crop(
     )
 
 
-def _remains(segments: Tensor, start: int, length: int, keep: float) -> tuple[Tensor, Tensor]:
+def _remains(
+    segments: Tensor, start: int, length: int, keep: float, margin: float
+) -> tuple[Tensor, Tensor]:
     """What a piece leaves of (N, 2) events, and which of them (N,) it keeps."""
-    inside = segments.clamp(start, start + length)
+    inside = segments.clamp(start - margin, start + length + margin)
     rest = inside[:, 1] - inside[:, 0]
     whole = (segments[:, 1] - segments[:, 0]).clamp(min=1e-6)
     too_long = whole * keep > length
-    return inside, (rest / whole >= keep) | (too_long & (rest >= length / 2))
+    enough = (rest > 0) & (rest / whole >= keep)  # with keep=0, too, what is outside is not kept
+    return inside, enough | (too_long & (rest >= length / 2))

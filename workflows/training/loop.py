@@ -177,6 +177,7 @@ def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Itera
                 max_steps=settings.max_seq_len,
                 share=settings.crop,
                 keep=settings.keep,
+                margin=settings.crop_margin,
                 generator=generator,
             )
             for id in order[first : first + settings.batch_size]

@@ -49,6 +49,7 @@ class TrainSettings:
     precision: str = "fp32"
     compile: bool = False
     window_lr: float = 1.0
+    crop_margin: float = 0.0
 
 
 @dataclass(slots=True)

@@ -29,6 +29,8 @@ class WeakDataset(SplitDataset):
         classes: Class names in order.
         modalities: As for `SplitDataset`.
         cache_bytes: As for `SplitDataset`.
+        name_others: Whether `describe_changed` says what else the store holds: where no other split
+            explains it, these videos have no row.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class WeakDataset(SplitDataset):
         *,
         modalities: str = "both",
         cache_bytes: int = 0,
+        name_others: bool = False,
     ) -> None:
         blind = {
             id: replace(video, events=(), only_classes=video.classes)
             for id, video in videos.items()
         }
         super().__init__(store, blind, classes, modalities=modalities, cache_bytes=cache_bytes)
+        self._name_others = name_others
 
     def _labels(self, id: str) -> Tensor:
         numbers = [self._number[name] for name in self.videos[id].classes]
@@ -65,13 +69,32 @@ class WeakDataset(SplitDataset):
         return bool((features["vision_mask"] & features["audio_mask"]).any())
 
     def describe_changed(self) -> list[str]:
-        """What is not learned from, one sentence each."""
+        """What is not learned from, and what is not learned, one sentence each."""
+        said = []
         if lost := self.one_sided:
-            return [
+            said.append(
                 f"{len(lost)} of {len(self.ids)} videos have no step with both picture and sound: "
                 f"nothing is learned from {list_some(lost)}"
-            ]
-        return []
+            )
+        if others := self._others():
+            said.append(
+                f"{len(others)} videos of {self._store.path} have no labels, which is not the same "
+                f"as a row without any: nothing is learned from {list_some(others)}"
+            )
+        heard = set(self.ids) - set(lost)
+        shown = {label for id in heard for label in self.videos[id].classes}
+        if unseen := [name for name in self._number if name not in shown]:
+            said.append(
+                f"{len(unseen)} of {len(self._number)} classes are in none of these videos and "
+                f"will not be found: {list_some(unseen)}"
+            )
+        return said
+
+    def _others(self) -> list[str]:
+        """Videos of the store without labels, where these are to be named."""
+        if not self._name_others:
+            return []
+        return sorted(set(self._store.ids()) - set(self._stored.values()))
 
     def crop(
         self,
@@ -80,6 +103,7 @@ class WeakDataset(SplitDataset):
         max_steps: int,
         share: tuple[float, float],
         keep: float,
+        margin: float = 0.0,
         generator: random.Random,
     ) -> Sample:
         """A random piece that keeps every label: where the events are is not known.

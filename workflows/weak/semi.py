@@ -70,6 +70,8 @@ def teacher_recipe(recipe: Recipe) -> Recipe | None:
         backbone=recipe.backbone,
         train=replace(teacher.train, seed=recipe.train.seed),
         output=replace(recipe.output, folder=recipe.output.folder / TEACHER),
+        source=recipe.source,  # the command that trains it is that of the student
+        overrides=recipe.overrides,
     )
 
 

@@ -6,7 +6,7 @@ Shapes: K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ from pipeline.recipe import Recipe
 from workflows.annotations import Annotations
 from workflows.bounds import Bounds, measure_bounds
 from workflows.evaluate import EvaluationReport, score_split
-from workflows.stage_data import hears_teacher, is_weak
+from workflows.stage_data import hears_teacher, is_plain_list, is_weak
 from workflows.training.build import localisation_settings
 from workflows.training.dataset import SplitDataset
+from workflows.weak.anchor_places import AnchorPlaces
 from workflows.weak.dataset import WeakDataset
 from workflows.weak.predict import WeakPredictor
 from workflows.weak.video_metrics import video_precision
@@ -44,6 +45,7 @@ def weak_split(
         labels.classes,
         modalities=recipe.data.modalities,
         cache_bytes=int(recipe.train.cache_gb * 1e9),
+        name_others=is_plain_list(recipe),
     )
     heard = is_weak(recipe) or hears_teacher(recipe)
     if heard and len(data.one_sided) == len(data):
@@ -74,32 +76,60 @@ def video_validator(
     return validate
 
 
+@dataclass(frozen=True, slots=True)
+class WeakEvaluation:
+    """A trained CLASP on segments, with what gives its scores a meaning.
+
+    Attributes:
+        report: Its scores. The whole-video answer beside them has its own scores of the video.
+        predictions: Events of each video.
+        bounds: What answers that know part of the truth score on the same videos.
+        places: Where its anchors, agreement and activation lie.
+    """
+
+    report: EvaluationReport
+    predictions: dict[str, list[Event]]
+    bounds: Bounds
+    places: AnchorPlaces
+
+    def to_json(self) -> dict[str, Any]:
+        """Contents of ``metrics.json``."""
+        return {
+            **self.report.to_json(),
+            "bounds": self.bounds.to_json()["bounds"],
+            "anchors": self.places.to_json(),
+        }
+
+    def format_table(self) -> str:
+        """What stands below the scores."""
+        return f"{self.bounds.format_table()}\n\n{self.places.format_table()}"
+
+
 def evaluate_weak(
     recipe: Recipe, model: CLASP, card: Card, data: SplitDataset, notes: Sequence[str]
-) -> tuple[EvaluationReport, dict[str, list[Event]], Bounds]:
-    """Score a trained CLASP on segments, with the bounds that give its scores a meaning.
+) -> WeakEvaluation:
+    """Score a trained CLASP on segments.
 
-    The whole-video answer beside the score has the model's own scores of the video.
+    Anchors of a video in several pieces are chosen as if it were in one.
     """
     predict = WeakPredictor(model, card, settings=localisation_settings(recipe))
     predictions: dict[str, list[Event]] = {}
-    said: dict[str, dict[str, float]] = {}
-    videos = dict(data.videos)
+    scores: dict[str, dict[str, float]] = {}
+    videos, places = dict(data.videos), AnchorPlaces()
     for id in data.ids:
         features = data.features(id)
         duration = features.summary.duration
         scan = predict.scanned(features)
         predictions[id] = scan.candidates(features.grid, duration)
-        said[id] = {
+        said = scan.activation
+        anchors = model.choose_anchors(said.agreement.float()[None], said.valid[None])
+        places.add(said, anchors, videos[id].events, card.classes, features.grid)
+        scores[id] = {
             label: value
-            for label, value in zip(card.classes, scan.activation.video.tolist(), strict=True)
+            for label, value in zip(card.classes, said.video.tolist(), strict=True)
             if value >= recipe.infer.min_score  # as for events
         }
         videos[id] = replace(videos[id], duration=videos[id].duration or duration)
-    report = score_split(data, predictions, tiou=recipe.eval.tiou, video_scores=said, notes=notes)
-    return report, predictions, measure_bounds(videos, tiou=recipe.eval.tiou)
-
-
-def weak_metrics(report: EvaluationReport, bounds: Bounds) -> dict[str, Any]:
-    """Contents of ``metrics.json``."""
-    return {**report.to_json(), "bounds": bounds.to_json()["bounds"]}
+    report = score_split(data, predictions, tiou=recipe.eval.tiou, video_scores=scores, notes=notes)
+    bounds = measure_bounds(videos, tiou=recipe.eval.tiou)
+    return WeakEvaluation(report, predictions, bounds, places)

@@ -1,36 +1,27 @@
-"""Labels of whole videos, for training without segments: annotation files, or a plain CSV.
+"""Labels of whole videos, for training without segments: annotation files, or a plain list.
 
-::
-
-    file,label
-    kitchen/monday.mp4,frying food,dog barking
-    garden.mp4,dog barking
-
-One row a video, its labels after it; a header may stand first (its first cell is ``file``,
-``filename``, ``path``, ``video`` or ``id``, whatever the others), a video may come again with more
-labels, and a row without labels says that nothing of interest happens. All videos
-of a CSV are for training.
+The list is a CSV with a row ``file,label[,label...]`` a video; see `workflows.weak.label_list`. A
+row without labels says that nothing of interest happens. All its videos are for training.
 """
 
 from __future__ import annotations
 
-import csv
+import difflib
 import os
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError
-from workflows.annotations import (
-    Annotations,
-    BadRows,
-    VideoLabels,
-    load_annotations,
-    refuse_rows,
-)
+from workflows.annotations import Annotations, BadRows, VideoLabels, load_annotations
+from workflows.matching import list_some
+from workflows.weak.label_list import read_label_list
 
 SUBSET = "train"
-HEADERS = ("file", "filename", "path", "video", "id")  # first cell of a header; no media file
+LIKE = 0.85  # from this share of common letters on, a label of one video may be a slip of the pen
+JOINTS = re.compile(r"[,;|]")  # what people put between labels
 
 
 def load_video_labels(path: str | os.PathLike[str], *, bad_rows: BadRows = "error") -> Annotations:
@@ -51,53 +42,59 @@ def load_video_labels(path: str | os.PathLike[str], *, bad_rows: BadRows = "erro
                 f"{path} names no label",
                 hint='give each video the rows {"label": ...} of its "annotations"',
             )
-        return replace(found, notes=(*found.notes, *_alike(found.classes)))
-    videos = _read_csv(path)
-    names = sorted({label for labels in videos.values() for label in labels})
-    if not names:
-        raise ConfigError(f"{path} names no label", hint="write file,label[,label...] in each row")
-    return Annotations(
-        path,
-        tuple(names),
-        tuple(range(len(names))),
-        {id: VideoLabels(SUBSET, None, (), tuple(labels)) for id, labels in videos.items()},
-        _alike(names),
+        return replace(found, notes=(*found.notes, *_doubtful(found.videos)))
+    videos = {
+        id: VideoLabels(SUBSET, None, (), tuple(labels))
+        for id, labels in read_label_list(path).items()
+    }
+    names = sorted({label for video in videos.values() for label in video.classes})
+    return Annotations(path, tuple(names), tuple(range(len(names))), videos, _doubtful(videos))
+
+
+def _doubtful(videos: Mapping[str, VideoLabels]) -> tuple[str, ...]:
+    """A sentence for each kind of labels that may not be what was meant; none where all are."""
+    counts = Counter(label for video in videos.values() for label in video.classes)
+    alike = _alike(sorted(counts))
+    slips = _slips(counts, leave_out={name for group in alike for name in group})
+    said = {
+        "labels that differ only in case are classes of their own": (
+            " and ".join(map(repr, group)) for group in alike
+        ),
+        "labels of one video alone are spelt much like others": slips,
+        "labels with a mark between their words are one class each, not several": map(
+            repr, _several(sorted(counts))
+        ),
+    }
+    return tuple(
+        f"{what}: {listed}" for what, names in said.items() if (listed := list_some(names))
     )
 
 
-def _alike(names: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for all classes whose names differ in nothing but case; none where none do."""
+def _alike(names: Sequence[str]) -> list[list[str]]:
+    """Groups of classes whose names differ in nothing but case."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.casefold(), []).append(name)
-    doubtful = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
-    if not doubtful:
-        return ()
-    return (f"labels that differ only in case are classes of their own: {', '.join(doubtful)}",)
+    return [group for group in groups.values() if len(group) > 1]
 
 
-def _read_csv(path: Path) -> dict[str, list[str]]:
-    """Labels of each file, in the order of the rows."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            rows = list(csv.reader(text, skipinitialspace=True))
-    except FileNotFoundError as error:
-        raise ConfigError(f"the labels {path} do not exist", hint="check the path") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"the labels {path} cannot be read as CSV: {error}") from error
-    videos: dict[str, list[str]] = {}
-    problems = []
-    for number, row in enumerate(rows, 1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and cells[0].lower() in HEADERS):
-            continue
-        if not cells[0]:
-            problems.append(f"row {number}: labels {cells[1:]} without a file")
-            continue
-        known = videos.setdefault(cells[0].replace("\\", "/"), [])
-        known += [cell for cell in cells[1:] if cell and cell not in known]
-    if problems:
-        raise refuse_rows(path, problems, hint="write file,label[,label...] in each row")
-    if not videos:
-        raise ConfigError(f"{path} names no file", hint="write file,label[,label...] in each row")
-    return videos
+def _slips(counts: Mapping[str, int], *, leave_out: set[str]) -> list[str]:
+    """Labels that one video has, each with the one of several videos that is spelt like it."""
+    usual = [name for name, count in counts.items() if count > 1]
+    single = sorted(name for name, count in counts.items() if count == 1 and name not in leave_out)
+    found = []
+    for name in single:
+        for other in difflib.get_close_matches(name, usual, n=1, cutoff=LIKE):
+            found.append(f"{name!r} like {other!r}")
+    return found
+
+
+def _several(names: Iterable[str]) -> list[str]:
+    """Labels that look like several in one: a part is itself a label, or ``;`` or ``|`` parts."""
+    known = set(names)
+    return [
+        name
+        for name in sorted(known)
+        if re.search("[;|]", name)
+        or any(part.strip() in known - {name} for part in JOINTS.split(name))
+    ]
