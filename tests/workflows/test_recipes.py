@@ -265,11 +265,10 @@ def test_segments_are_worth_what_the_demo_measures() -> None:
 
 
 def test_the_rows_of_the_demo_are_those_of_the_simulation() -> None:
-    demo, simulated = (
-        load_study(study_path("clasp_demo")),
-        load_study(study_path("clasp_simulated")),
+    demo, *others = (
+        load_study(study_path(name)) for name in ("clasp_demo", "clasp_simulated", "clasp_readings")
     )
-    known = {row.name: row.overrides for row in simulated.variants}
+    known = {row.name: row.overrides for study in others for row in study.variants}
     assert all(known[row.name] == row.overrides for row in demo.variants[:-1])
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,26 @@ def test_the_learning_rate_is_that_of_the_reference(golden: Path) -> None:
     settings = replace(SETTINGS, lr=1e-4, epochs=45, warmup_epochs=5)
     found = [learning_rate(i, settings, per_epoch=7) for i in range(len(expected))]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_small_network_is_trained_on_one_core(
+    data: SplitDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+
+    def step(*args: Any) -> dict[str, float]:
+        seen.add(torch.get_num_threads())
+        return train_step(*args)
+
+    monkeypatch.setattr("workflows.training.loop.train_step", step)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        train(fresh(), data, settings=SETTINGS, output=tmp_path, card=CARD, device=CPU)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_only_weights_of_maps_and_convolutions_decay() -> None:

@@ -40,6 +40,7 @@ from workflows.training.state import (
     settings_json,
     start_training,
 )
+from workflows.training.threads import SMALL_LAYER, few_threads
 
 LOSS_TERMS = ("classes", "intervals", "correspondence", "evidence", "smoothness")  # as printed
 
@@ -99,36 +100,51 @@ def train(
         restore(state, output, identity)
     else:
         clear(output)
-    per_epoch = batch_count(data, settings)
     if event_files is not None:
         event_files.start(state.history)
-    while state.epoch < settings.epochs:
-        meter, began = EpochMeter(), time.monotonic()
-        state.model.train()
-        torch.manual_seed(_seed_of(settings.seed, state.epoch))  # drop path
-        for batch in _shown(data, settings, epoch=state.epoch, device=device):
-            rate = learning_rate(state.iteration, settings, per_epoch=per_epoch)
-            for group in state.optimiser.param_groups:
-                group["lr"] = rate * group["share"]
-            meter.add(train_step(state, batch.to(device), settings))
-            state.iteration += 1
-        state.epoch += 1
-        row = {"epoch": float(state.epoch), **meter.row(), "lr": rate}
-        row |= learned_values(state.model)
-        row |= window_columns(state.average.eval(), data, device=device)
-        is_last = state.epoch == settings.epochs
-        if validate is not None and (is_last or state.epoch % settings.validate_every == 0):
-            judged = state.model if settings.validate_on == "raw" else state.average
-            row.update(validate(judged.eval()))
-        row["seconds"] = time.monotonic() - began
-        state.history.append(row)
-        save_epoch(state, output, card, identity, validated=validate is not None)
-        if event_files is not None:
-            event_files.add(row)
-        report(_line(row, settings.epochs))
+    width = card.architecture.get("channels", SMALL_LAYER)  # unknown: taken for large
+    with few_threads(settings.batch_size * settings.max_seq_len * width, device):
+        while state.epoch < settings.epochs:
+            row = _epoch(state, data, settings, device=device, validate=validate)
+            save_epoch(state, output, card, identity, validated=validate is not None)
+            if event_files is not None:
+                event_files.add(row)
+            report(_line(row, settings.epochs))
     if event_files is not None:
         event_files.close()
     return state
+
+
+def _epoch(
+    state: TrainState,
+    data: SplitDataset,
+    settings: TrainSettings,
+    *,
+    device: torch.device,
+    validate: Validate | None,
+) -> dict[str, float]:
+    """Show the training split once; the row of the log, which the state's history ends in."""
+    meter, began = EpochMeter(), time.monotonic()
+    per_epoch = batch_count(data, settings)
+    state.model.train()
+    torch.manual_seed(_seed_of(settings.seed, state.epoch))  # drop path
+    for batch in _shown(data, settings, epoch=state.epoch, device=device):
+        rate = learning_rate(state.iteration, settings, per_epoch=per_epoch)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        meter.add(train_step(state, batch.to(device), settings))
+        state.iteration += 1
+    state.epoch += 1
+    row = {"epoch": float(state.epoch), **meter.row(), "lr": rate}
+    row |= learned_values(state.model)
+    row |= window_columns(state.average.eval(), data, device=device)
+    is_last = state.epoch == settings.epochs
+    if validate is not None and (is_last or state.epoch % settings.validate_every == 0):
+        judged = state.model if settings.validate_on == "raw" else state.average
+        row.update(validate(judged.eval()))
+    row["seconds"] = time.monotonic() - began
+    state.history.append(row)
+    return row
 
 
 def train_step(state: TrainState, batch: Batch, settings: TrainSettings) -> dict[str, float]:
