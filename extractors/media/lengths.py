@@ -121,9 +121,11 @@ def look_at_fragments(path: Path, size: int) -> Fragments:
                 length = int.from_bytes(stream.read(8), "big")
             if place == 0 and name not in FIRST_BOXES:
                 return Fragments()
+            if not all(32 <= letter < 127 for letter in name):  # blanked: no box of length 0 either
+                break
             if length == 0:  # to the end of the file
                 return Fragments()
-            if length < BOX.size or not all(32 <= letter < 127 for letter in name):
+            if length < BOX.size:
                 break
             fragmented |= name == b"moof"
             place += length

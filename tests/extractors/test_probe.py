@@ -210,8 +210,14 @@ def test_an_avi_header_is_believed_within_reason(frames: int, ticks: int) -> Non
     assert promised_end(container, stream, 0.0) == pytest.approx(ticks / 25)
 
 
-def test_fragments_behind_a_broken_one_are_promised_all_the_same(zoo: Zoo, tmp_path: Path) -> None:
-    """libavformat ends at the first place that is no box, and says nothing of the rest."""
+@pytest.mark.parametrize("damage", ["deleted", "blanked"])
+def test_fragments_behind_a_broken_one_are_promised_all_the_same(
+    zoo: Zoo, tmp_path: Path, damage: str
+) -> None:
+    """libavformat ends at the first place that is no box, and says nothing of the rest.
+
+    A blanked box is none, though its length of 0 would mean "up to the end of the file".
+    """
     source = tmp_path / "fragments.mp4"
     run_ffmpeg(
         *("-i", zoo["constant.mp4"].path, "-c:v", "libx264", "-g", "25", "-c:a", "copy"),
@@ -221,7 +227,10 @@ def test_fragments_behind_a_broken_one_are_promised_all_the_same(zoo: Zoo, tmp_p
     assert probe(source).duration == pytest.approx(5.08, abs=0.05)
     third = [place for place in range(len(whole)) if whole.startswith(b"moof", place)][2]
     broken = tmp_path / "broken.mp4"
-    broken.write_bytes(whole[: third - 200] + whole[third - 100 :])
+    if damage == "deleted":
+        broken.write_bytes(whole[: third - 200] + whole[third - 100 :])
+    else:
+        broken.write_bytes(whole[: third - 4] + bytes(100) + whole[third + 96 :])
     # By its share of the bytes; two fragments, of a second each, can be reached.
     assert probe(broken).duration == pytest.approx(5.0, rel=0.35)
 
