@@ -233,7 +233,7 @@ def test_a_list_of_labels_is_checked_before_training(
     words = ["data", "check", str(path)]
     assert main(words) == 0
     table = capsys.readouterr().out
-    assert "2 classes, 3 videos" in table and "1 videos without labels: quiet.mp4" in table
+    assert "2 classes, 3 videos" in table and "nothing happens in quiet.mp4" in table
     assert main([*words, "--features", str(tmp_path / "store"), "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["annotations"]["classes"] == {"bell": 1, "dog": 2}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.annotations import Annotations
+from workflows.matching import list_some
 from workflows.weak.video_labels import load_video_labels
 
 
@@ -50,10 +51,7 @@ class LabelListReport:
         lines += [f"  {name:<{width}}{count:>8}" for name, count in self.classes.items()]
         lines.append(f"  {len(self.classes)} classes, {self.videos} videos")
         if self.empty:
-            lines.append(
-                f"  note: nothing happens in {len(self.empty)} videos without labels: "
-                f"{self.empty[0]}"
-            )
+            lines.append(f"  note: without labels, nothing happens in {list_some(self.empty)}")
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join([*lines, "  ok: every row can be used"])
 
