@@ -29,12 +29,11 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) scaled; in training whole samples are dropped and the others scaled up."""
-        x = self.scale * x
         if not self.training or self.probability == 0.0:
-            return x
+            return self.scale * x
         keep = 1.0 - self.probability
         coin = torch.rand((x.shape[0], 1, 1), device=x.device, dtype=x.dtype) < keep
-        return x * coin / keep
+        return x * (self.scale * (coin.to(x.dtype) / keep))
 
 
 class Block(nn.Module):
@@ -90,11 +89,16 @@ class Block(nn.Module):
         zero_biases(self)
 
     def _part(self, x: Tensor, mask: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Features at the output's rate (B, C, T'), their projection (B, H, T', D), the mask."""
-        x, mask = getattr(self, f"conv_{name}")(x, mask)
-        x = getattr(self, f"norm_conv_{name}")(x)
-        heads = (getattr(self, f"project_{name}")(x) * mask).unflatten(1, (self.heads, -1))
-        return x, heads.transpose(2, 3), mask
+        """Features at the output's rate (B, C, T'), their projection (B, H, T', D), the mask.
+
+        What mixers read of a masked step is zero, but for the queries: their answers are masked.
+        """
+        mask = mask[..., :: self.stride]
+        x = getattr(self, f"norm_conv_{name}")(getattr(self, f"conv_{name}").conv(x))
+        heads = getattr(self, f"project_{name}")(x)
+        if name != "query":
+            heads = heads * mask
+        return x, heads.unflatten(1, (self.heads, -1)).transpose(2, 3), mask
 
     def _downsample(self, x: Tensor, mask: Tensor) -> Tensor:
         """The residual at the output's rate: max-pool, in which padding loses every maximum.

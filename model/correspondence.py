@@ -21,6 +21,7 @@ SCOPES = ("video", "batch")
 DIRECTIONS = ("mean", "sum")
 UNITS = ("steps", "video")
 LEAST_SIGMA = 0.3  # steps; below it the Gaussian falls between the steps
+FEW_STEPS = 1024  # of a batch, whose 4 MB of logits are kept for the gradient
 TEMPERATURES = (0.001, 0.5)  # ALBEF's limits
 
 
@@ -33,7 +34,7 @@ class Correspondence(nn.Module):
 
     As the targets are nonzero within a video only, the cross-entropy
     sum_j y_ij (lse_i - l_ij) needs all N × N logits for the log-sum-exp alone, and that is taken in
-    blocks whose logits are made again for the gradient.
+    blocks whose logits are made again for the gradient, but where they are few.
 
     Args:
         channels: C of the streams.
@@ -118,7 +119,8 @@ class Correspondence(nn.Module):
         a = F.normalize(self.project["audio"](audio.transpose(1, 2)).float(), dim=-1)
         v, a = v * mask[..., None], a * mask[..., None]
         with torch.autocast(v.device.type, enabled=False):
-            inside = v @ a.transpose(1, 2) / self.temperature  # (B, T, T)
+            v = v / self.temperature  # here, where it is N × E values and not N × N
+            inside = v @ a.transpose(1, 2)  # (B, T, T)
             # Distance is symmetric: row i has the same targets in both directions.
             target, mass = self._targets(mask)
             to_sound = self._direction(v, a, (target * inside).sum(2), mass, mask)
@@ -132,6 +134,7 @@ class Correspondence(nn.Module):
     ) -> Tensor:
         """Mean cross-entropy of the rows (B, T, E) against all valid columns of the batch.
 
+        Their products are the logits: one of the two is divided by the temperature already.
         ``attracted`` (B, T) is the targets' sum of a row's logits, ``mass`` (N,) that of its
         targets.
         """
@@ -139,13 +142,16 @@ class Correspondence(nn.Module):
         flat_rows, flat_columns = rows[mask], columns[mask]
         if self.variant == "softened" and self.scope == "batch":
             share = self.smoothing / max(1, len(flat_rows) - 1)
-            attracted = attracted + share * (flat_rows @ flat_columns.sum(0)) / self.temperature
-        normaliser = torch.cat(
-            [
-                checkpoint(_log_sum, part, flat_columns, self.temperature, use_reentrant=False)
-                for part in flat_rows.split(self.block)
-            ]
-        )
+            attracted = attracted + share * (flat_rows @ flat_columns.sum(0))
+        if len(flat_rows) <= min(self.block, FEW_STEPS):
+            normaliser = _log_sum(flat_rows, flat_columns)
+        else:
+            normaliser = torch.cat(
+                [
+                    checkpoint(_log_sum, part, flat_columns, use_reentrant=False)
+                    for part in flat_rows.split(self.block)
+                ]
+            )
         return (mass * normaliser - attracted).mean()
 
     def _targets(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,6 +185,6 @@ class Correspondence(nn.Module):
         return pair * torch.where(eye > 0, 1 - self.smoothing, self.smoothing / others)
 
 
-def _log_sum(rows: Tensor, columns: Tensor, temperature: Tensor) -> Tensor:
+def _log_sum(rows: Tensor, columns: Tensor) -> Tensor:
     """Log-sum-exp over the logits of each row; (N', E) and (N, E) in, (N',) out."""
-    return (rows @ columns.T / temperature).logsumexp(1)
+    return (rows @ columns.T).logsumexp(1)

@@ -1,11 +1,16 @@
 """Decoder and heads: fused pyramid levels to class scores and distances.
 
-Shapes: B videos, C channels, T_l steps of a level, K classes.
+Both are shared by all levels. They see these side by side in one row, with masked steps in between:
+an operation on six levels, of which five are short, costs little more than on the first.
+
+Shapes: B videos, C channels, T_l steps of a level, P = sum of T_l, R steps of a row, K classes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +23,47 @@ from model.mixing import GlobalAttention, local_attention
 ATTENTIONS = ("local", "global")
 PRIOR = 0.01  # probability of a class at a point before training (focal loss paper)
 PRIOR_LOGIT = math.log(PRIOR / (1 - PRIOR))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Levels side by side.
+
+    Attributes:
+        x: (B, C, R), zero where masked.
+        mask: (B, 1, R) False between two levels.
+        starts: First step of each level.
+        lengths: T_l of each level.
+    """
+
+    x: Tensor
+    mask: Tensor
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """What ``x`` (B, R, ...) has of each level, (B, T_l, ...)."""
+        return [
+            x[:, start : start + steps]
+            for start, steps in zip(self.starts, self.lengths, strict=True)
+        ]
+
+
+def side_by_side(levels: Sequence[tuple[Tensor, Tensor]], *, gap: int) -> Row:
+    """Levels in one row.
+
+    Args:
+        levels: Of each (B, C, T_l) and its mask (B, 1, T_l), finest first.
+        gap: Masked steps between two; what looks no further than these never sees another level.
+    """
+    lengths = tuple(x.shape[-1] for x, _ in levels)
+    starts = tuple(sum(lengths[:level]) + level * gap for level in range(len(levels)))
+    spaces = [gap] * (len(levels) - 1) + [0]
+    x, mask = (
+        torch.cat([F.pad(part, (0, space)) for part, space in zip(parts, spaces, strict=True)], -1)
+        for parts in zip(*levels, strict=True)
+    )
+    return Row(x, mask, starts, lengths)
 
 
 class Decoder(nn.Module):
@@ -53,6 +99,10 @@ class Decoder(nn.Module):
         def mixer() -> nn.Module:
             return local_attention(window, "half") if attention == "local" else GlobalAttention()
 
+        self.gap = 1  # the towers' convolutions look one step to either side
+        if attention == "local" and blocks:
+            self.gap = max(self.gap, window // 2)
+        self.shares_row = attention == "local" or not blocks
         self.reduce = MaskedConv1d(inputs, channels, 1, bias=False)
         self.norm = ChannelNorm(channels)
         self.blocks = nn.ModuleList(
@@ -60,8 +110,15 @@ class Decoder(nn.Module):
             for _ in range(blocks)
         )
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, inputs, T_l) in, (B, C, T_l) out."""
+    def forward(self, levels: Sequence[tuple[Tensor, Tensor]]) -> Row:
+        """Of each level (B, inputs, T_l) and mask (B, 1, T_l) in, all with C channels out."""
+        if self.shares_row:
+            row = side_by_side(levels, gap=self.gap)
+            return replace(row, x=self._fuse(row.x, row.mask))
+        # Global attention over a row would compare all levels with all.
+        return side_by_side([(self._fuse(x, mask), mask) for x, mask in levels], gap=self.gap)
+
+    def _fuse(self, x: Tensor, mask: Tensor) -> Tensor:
         x = F.relu(self.norm(self.reduce(x, mask)[0])) * mask
         for block in self.blocks:
             x, _ = block(x, x, mask, mask)
@@ -81,7 +138,7 @@ class Tower(nn.Module):
         self.out = MaskedConv1d(channels, outputs, 3)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, inputs, T_l) in, (B, outputs, T_l) out."""
+        """(B, inputs, R) in, (B, outputs, R) out."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(conv(x, mask)[0])) * mask
         # In bfloat16 scores would tie, and long distances would be steps apart.
@@ -128,9 +185,11 @@ class Heads(nn.Module):
             nn.init.constant_(bias, start)
         self.scale = nn.Parameter(torch.ones(levels))
 
-    def forward(self, x: Tensor, mask: Tensor, *, level: int) -> tuple[Tensor, Tensor]:
-        """(B, C, T_l) in; logits (B, T_l, K) and distances (B, T_l, K, 2) in strides out."""
-        logits = self.classify(x, mask).transpose(1, 2)
-        distances = F.relu(self.scale[level] * self.regress(x, mask)).transpose(1, 2)
-        distances = distances.unflatten(-1, (-1, 2))
+    def forward(self, row: Row) -> tuple[Tensor, Tensor]:
+        """Logits (B, P, K) and distances (B, P, K, 2) in strides of the point's level."""
+        logits = self.classify(row.x, row.mask).transpose(1, 2)
+        regressed = row.levels(self.regress(row.x, row.mask).transpose(1, 2))
+        scaled = [scale * level for scale, level in zip(self.scale, regressed, strict=True)]
+        logits = torch.cat(row.levels(logits), 1)
+        distances = F.relu(torch.cat(scaled, 1)).unflatten(-1, (-1, 2))
         return logits, distances.expand(*logits.shape, 2)

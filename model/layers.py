@@ -45,6 +45,26 @@ class PointConv1d(nn.Conv1d):
         return F.linear(x.transpose(1, 2), self.weight[..., 0], self.bias).transpose(1, 2)
 
 
+class TimeConv1d(nn.Conv1d):
+    """Convolution over time that leaves its result in memory as (B, T, C), as `PointConv1d` does.
+
+    Names, shapes and starting values of its weights are those of ``nn.Conv1d``, which copies its
+    input to (B, C, T) and leaves its result so, for the norms to copy it back. A convolution over
+    pictures of height 1 takes either order as it comes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, T) in, (B, outputs, T') out."""
+        return F.conv2d(
+            x.unsqueeze(2),
+            self.weight.unsqueeze(2),
+            self.bias,
+            stride=(1, *self.stride),
+            padding=(0, *self.padding),
+            groups=self.groups,
+        ).squeeze(2)
+
+
 class MaskedConv1d(nn.Module):
     """Convolution over time whose result is zero outside the mask.
 
@@ -63,7 +83,7 @@ class MaskedConv1d(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = nn.Conv1d(
+        self.conv = TimeConv1d(
             inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias
         )
         if self.conv.bias is not None:

@@ -282,22 +282,20 @@ class LoCo(nn.Module):
         lengths = own_lengths(vision_mask | audio_mask)
         seen = self._stream("vision", vision, vision_mask[:, None], lengths)
         heard = self._stream("audio", audio, audio_mask[:, None], lengths)
-        logits, distances, masks = [], [], []
-        pyramid = self.pyramid(seen, heard, vision_mask[:, None], audio_mask[:, None])
-        for level, (v, a, v_mask, a_mask) in enumerate(pyramid):
-            mask = v_mask | a_mask
-            fused = self.decoder(torch.cat([v, a], dim=1), mask)
-            level_logits, level_distances = self.head(fused, mask, level=level)
-            logits.append(level_logits)
-            distances.append(level_distances)
-            masks.append(mask[:, 0])
-        level_lengths = tuple(mask.shape[1] for mask in masks)
+        levels = [
+            (torch.cat([v, a], dim=1), v_mask | a_mask)
+            for v, a, v_mask, a_mask in self.pyramid(
+                seen, heard, vision_mask[:, None], audio_mask[:, None]
+            )
+        ]
+        row = self.decoder(levels)
+        logits, distances = self.head(row)
         return Prediction(
-            points=make_points(level_lengths, device=vision.device),
-            lengths=level_lengths,
-            logits=torch.cat(logits, 1),
-            distances=torch.cat(distances, 1),
-            mask=torch.cat(masks, 1),
+            points=make_points(row.lengths, device=vision.device),
+            lengths=row.lengths,
+            logits=logits,
+            distances=distances,
+            mask=torch.cat([mask[:, 0] for _, mask in levels], 1),
             vision=seen,
             audio=heard,
             both=vision_mask & audio_mask,

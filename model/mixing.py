@@ -90,6 +90,8 @@ class SlidingAttention(nn.Module):
         self.radius = radius if bridge else 0
         self.block = block or max(8, radius)
         self.bridge = bridge
+        self.band: Tensor
+        self.register_buffer("band", self._band(), persistent=False)
 
     def forward(
         self,
@@ -103,21 +105,24 @@ class SlidingAttention(nn.Module):
         steps, radius = query.shape[2], self.radius
         lack = -steps % self.block
         span = self.block + 2 * radius
-        queries = F.pad(query, (0, 0, 0, lack)).unflatten(2, (-1, self.block))
+        if lack:
+            query = F.pad(query, (0, 0, 0, lack))
+        queries = query.unflatten(2, (-1, self.block))
         keys, values = (
             F.pad(x, (0, 0, radius, radius + lack)).unfold(2, span, self.block).transpose(3, 4)
             for x in (key, value)
         )  # (B, H, n, span, D)
         seen = F.pad(valid, (radius, radius + lack)).unfold(-1, span, self.block)
-        seen = seen.unsqueeze(-2) & self._band(span, query.device)  # (B, [H,] n, block, span)
+        seen = seen.unsqueeze(-2) & self.band  # (B, [H,] n, block, span)
         if valid.dim() == 2:
             seen = seen.unsqueeze(1)
         return attend(queries, keys, values, seen).flatten(2, 3)[:, :, :steps]
 
-    def _band(self, span: int, device: torch.device) -> Tensor:
+    def _band(self) -> Tensor:
         """(block, span) True where a key of the span is near enough to a query of the block."""
-        place = torch.arange(span, device=device) - self.radius
-        distance = place - torch.arange(self.block, device=device)[:, None]
+        span = self.block + 2 * self.radius
+        place = torch.arange(span) - self.radius
+        distance = place - torch.arange(self.block)[:, None]
         return distance.abs() <= (self.radius if self.bridge else span)
 
 

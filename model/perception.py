@@ -78,16 +78,16 @@ class DynamicPerception(nn.Module):
         )
         self.attend = local_attention(window, band)
 
-    def places(self, adapt: WindowAdaptation, features: Tensor, valid: Tensor) -> Tensor:
-        """Where each sample is taken, (B, H, n·W) in steps; T may be any length."""
+    def moves(self, adapt: WindowAdaptation, features: Tensor, valid: Tensor) -> Tensor:
+        """How far each sample is taken from its own step, (B, H, n·W) in steps; T may be any."""
         lack = -features.shape[-1] % self.window
-        size, offset = adapt(F.pad(features, (0, lack)), F.pad(valid, (0, lack)))
+        if lack:
+            features, valid = F.pad(features, (0, lack)), F.pad(valid, (0, lack))
+        size, offset = adapt(features, valid)
         steps = torch.arange(self.window, device=size.device, dtype=size.dtype)
         relative = steps - (self.window - 1) / 2
-        centres = torch.arange(size.shape[-1], device=size.device, dtype=size.dtype) * self.window
-        centres = centres + (self.window - 1) / 2 + offset * self.window / 2
-        # Written so that zero size and offset give whole numbers exactly.
-        return (centres.unsqueeze(-1) + relative + size.unsqueeze(-1) * relative).flatten(2)
+        moved = (offset * (self.window / 2)).unsqueeze(-1) + size.unsqueeze(-1) * relative
+        return moved.flatten(2)
 
     def forward(
         self,
@@ -104,50 +104,51 @@ class DynamicPerception(nn.Module):
         assert context is not None
         steps = query.shape[2]
         if self.adaptation == "query":
-            places = self.places(self.adapt, context.query, context.query_valid)
+            moves = self.moves(self.adapt, context.query, context.query_valid)
             exists = valid | context.query_valid
         else:
-            places = self.places(self.adapt, context.key, valid)
+            moves = self.moves(self.adapt, context.key, valid)
             exists = valid
         if self.adapt_value is None:
-            both, seen = sample(torch.cat([key, value], dim=-1), valid, places)
+            both, seen = sample(torch.cat([key, value], dim=-1), valid, moves)
             key, value = both.chunk(2, dim=-1)
         else:
-            key, seen = sample(key, valid, places)
-            value_places = self.places(self.adapt_value, context.value, valid)
-            value, value_seen = sample(value, valid, value_places)
+            key, seen = sample(key, valid, moves)
+            value_moves = self.moves(self.adapt_value, context.value, valid)
+            value, value_seen = sample(value, valid, value_moves)
             seen = seen & value_seen
         lack = key.shape[2] - steps
-        chosen = F.pad(exists, (0, lack)).unflatten(1, (-1, self.window)).any(2)
+        if lack:
+            exists, query = F.pad(exists, (0, lack)), F.pad(query, (0, 0, 0, lack))
+        chosen = exists.unflatten(1, (-1, self.window)).any(2)
         seen = seen & chosen.repeat_interleave(self.window, 1)[:, None]
-        return self.attend(F.pad(query, (0, 0, 0, lack)), key, value, seen)[:, :, :steps]
+        return self.attend(query, key, value, seen)[:, :, :steps]
 
 
-def sample(x: Tensor, valid: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def sample(x: Tensor, valid: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     """Linear interpolation at fractional steps; what lies outside counts as zero and unseen.
 
     By gathering the two neighbours: the round trip of ``grid_sample`` through [-1, 1] would not
-    return whole steps exactly.
+    return whole steps exactly. Moves and not places, which in float32 are the less exact the later
+    in a video they lie: the same moment would be read differently by pieces that start elsewhere.
 
     Args:
         x: (B, H, T, D), zero where not valid.
         valid: (B, T).
-        places: (B, H, T') fractional steps.
+        moves: (B, H, T') in steps: sample k is taken at k + move.
 
     Returns:
         (B, H, T', D), and which of the samples may be seen, (B, H, T').
     """
     steps = x.shape[2]
-    left = places.floor()
-    share = places - left
+    whole = moves.floor()
+    share = moves - whole
+    left = whole + torch.arange(moves.shape[2], device=moves.device, dtype=moves.dtype)
     mask = valid[:, None].expand(-1, x.shape[1], -1)
-    value = torch.zeros_like(share).unsqueeze(-1).to(x.dtype)
-    validity = torch.zeros_like(share)
-    for index, weight in ((left, 1 - share), (left + 1, share)):
-        inside = (index >= 0) & (index < steps)
-        weight = weight * inside
-        whole = index.nan_to_num().clamp(0, steps - 1).long()
-        taken = x.gather(2, whole.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1]))
-        value = value + weight.unsqueeze(-1).to(x.dtype) * taken
-        validity = validity + weight * mask.gather(2, whole)
+    index = torch.stack([left, left + 1], dim=2)  # (B, H, 2, T')
+    weight = torch.stack([1 - share, share], dim=2) * ((index >= 0) & (index < steps))
+    exists = index.nan_to_num().clamp(0, steps - 1).long().flatten(2)
+    taken = x.gather(2, exists.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1]))
+    value = (weight.unsqueeze(-1).to(x.dtype) * taken.unflatten(2, (2, -1))).sum(2)
+    validity = (weight * mask.gather(2, exists).unflatten(2, (2, -1))).sum(2)
     return value, validity >= 0.5

@@ -16,7 +16,7 @@ from model.attention import UnimodalBlocks
 from model.build import build_loco
 from model.cost import PUBLIC, Cost, measure_cost
 from model.embedding import Embedding
-from model.heads import Heads
+from model.heads import Heads, side_by_side
 from model.pyramid import Pyramid
 from pipeline.core.errors import ConfigError
 
@@ -59,21 +59,23 @@ def by_hand(*, keys: Callable[[int], int], adaptations: int) -> dict[str, int]:
         2 * block(steps, C, keys=keys(steps)) + 2 * adaptations * product(steps // W, C, 2 * H)
         for steps in LENGTHS
     )
-    decoder = sum(
-        product(steps, 2 * C, DECODER) + block(steps, DECODER, keys=2 * W, expansion=1)
-        for steps in LENGTHS
+    row = sum(LENGTHS) + (len(LENGTHS) - 1) * (W // 2)  # all levels, and masked steps in between
+    windows = -(-row // W) * W  # attention runs whole windows
+    decoder = (
+        product(row, 2 * C, DECODER)
+        + block(row, DECODER, keys=0, expansion=1)
+        + 4 * windows * 2 * W * DECODER
     )
-    tower = [
-        2 * product(steps, DECODER, DECODER, kernel=3) + product(steps, DECODER, outputs, kernel=3)
-        for steps in LENGTHS
+    heads = sum(
+        2 * product(row, DECODER, DECODER, kernel=3) + product(row, DECODER, outputs, kernel=3)
         for outputs in (CLASSES, 2 * CLASSES)
-    ]
+    )
     return {
         "embedding": embedding,
         "unimodal blocks": 2 * block(T, C, keys=T),
         "pyramid": pyramid,
         "decoder": decoder,
-        "heads": sum(tower),
+        "heads": heads,
         "LCC": 0,
     }
 
@@ -192,8 +194,8 @@ class TwoHeads(nn.Module):
         self.heads = Heads(512, 100, levels=6, inputs=1024)
 
     def forward(self, levels: list[Tensor]) -> None:
-        for number, level in enumerate(levels):
-            self.heads(level, torch.ones_like(level[:, :1], dtype=torch.bool), level=number)
+        masks = [torch.ones_like(level[:, :1], dtype=torch.bool) for level in levels]
+        self.heads(side_by_side(list(zip(levels, masks, strict=True)), gap=0))
 
 
 def count_public(vision: int, audio: int, steps: int) -> tuple[int, int, int, int]:

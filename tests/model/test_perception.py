@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.mixing import BANDS, Context, GlobalAttention, SlidingAttention, attend, local_attention
@@ -101,9 +102,9 @@ def test_a_window_over_padding_attends_to_nothing_there() -> None:
 
 
 def test_a_doubled_window_takes_every_second_step_around_its_centre() -> None:
-    places = dynamic(size=1.0).places(
-        dynamic(size=1.0).adapt, torch.zeros(1, 8, 16), torch.ones(1, 16).bool()
-    )
+    module = dynamic(size=1.0)
+    moves = module.moves(module.adapt, torch.zeros(1, 8, 16), torch.ones(1, 16).bool())
+    places = moves + torch.arange(16)
     expected = torch.tensor([3.5 + 2 * (k - 3.5) for k in range(8)])
     torch.testing.assert_close(places[0, 0, :8], expected)
     torch.testing.assert_close(places[0, 1, 8:], expected + 8)
@@ -113,9 +114,23 @@ def test_samples_between_steps_are_interpolated_and_half_valid_ones_are_seen() -
     x = torch.tensor([0.0, 10.0, 20.0, 0.0]).view(1, 1, 4, 1)
     valid = torch.tensor([[True, True, True, False]])
     places = torch.tensor([0.25, 1.0, 2.5, 2.75, -0.5, -0.75, 3.0]).view(1, 1, -1)
-    found, seen = sample(x, valid, places)
+    found, seen = sample(x, valid, places - torch.arange(7))
     torch.testing.assert_close(found.flatten(), torch.tensor([2.5, 10.0, 10.0, 5.0, 0.0, 0.0, 0.0]))
     assert seen.flatten().tolist() == [True, True, True, False, True, False, False]
+
+
+def test_a_moment_is_read_alike_however_late_in_the_video_it_lies() -> None:
+    torch.manual_seed(0)
+    x, moves = torch.randn(1, 1, 32, 3), torch.randn(1, 1, 32)
+    late = 100_000
+    found, seen = sample(x, torch.ones(1, 32).bool(), moves)
+    later, later_seen = sample(
+        F.pad(x, (0, 0, late, 0)),
+        F.pad(torch.ones(1, 32).bool(), (late, 0)),
+        F.pad(moves, (late, 0)),
+    )
+    assert torch.equal(later[:, :, late:], found)
+    assert torch.equal(later_seen[:, :, late:], seen)
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
@@ -135,8 +150,8 @@ def test_padding_does_not_move_the_windows() -> None:
     _, _, _, valid, context = windows(20)
     module = DynamicPerception(CHANNELS, HEADS, WINDOW)
     torch.nn.init.normal_(module.adapt.regress.weight)
-    alone = module.places(module.adapt, context.key, valid)
+    alone = module.moves(module.adapt, context.key, valid)
     noise = torch.randn(1, CHANNELS, 30)
     padded = torch.cat([context.key, noise], dim=-1)
     valid = torch.arange(50)[None] < 20
-    torch.testing.assert_close(module.places(module.adapt, padded, valid)[..., :24], alone)
+    torch.testing.assert_close(module.moves(module.adapt, padded, valid)[..., :24], alone)

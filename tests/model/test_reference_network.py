@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from model.attention import Block
 from model.decoding import decode
 from model.embedding import Embedding, own_lengths
-from model.heads import Heads, Tower
+from model.heads import Heads, Tower, side_by_side
 from model.loco import LoCo, Prediction
 from model.mixing import GlobalAttention
 from model.points import make_points
@@ -150,17 +150,22 @@ def test_a_video_that_fills_the_length_has_the_references_pyramid(
 def test_heads_give_the_references_logits_and_distances(
     arrays: Mapping[str, np.ndarray], video: int
 ) -> None:
-    module = heads(arrays)
-    for level in range(LEVELS):
-        prefix = f"single{video}/l{level}"
-        mask = torch.from_numpy(arrays[f"{prefix}/mask"])
-        found = module(torch.from_numpy(arrays[f"{prefix}/dep"]), mask, level=level)
+    names = [f"single{video}/l{level}" for level in range(LEVELS)]
+    levels = [
+        tuple(torch.from_numpy(arrays[f"{name}/{what}"]) for what in ("dep", "mask"))
+        for name in names
+    ]
+    row = side_by_side(levels, gap=1)
+    logits, distances = heads(arrays)(row)
+    lengths = row.lengths
+    by_level = (x.split(lengths, 1) for x in (logits, distances.flatten(2)))
+    for name, (_, mask), *ours in zip(names, levels, *by_level, strict=True):
         # In the reference padding reaches two steps into a video that does not fill the length.
         steps = int(mask.sum())
         inner = steps if steps == mask.shape[-1] else max(0, steps - 2)
-        for name, ours in zip(("cls", "off"), (found[0], found[1].flatten(2)), strict=True):
-            theirs = arrays[f"{prefix}/{name}"].transpose(0, 2, 1)
-            np.testing.assert_allclose(ours[:, :inner].numpy(), theirs[:, :inner], **CLOSE)
+        for what, found in zip(("cls", "off"), ours, strict=True):
+            theirs = arrays[f"{name}/{what}"].transpose(0, 2, 1)
+            np.testing.assert_allclose(found[:, :inner].numpy(), theirs[:, :inner], **CLOSE)
 
 
 @pytest.mark.parametrize("video", range(3))

@@ -437,12 +437,14 @@ def test_table2d_full_is_the_global_row_of_table2c_and_windows_change_the_pyrami
 # What they cost.
 
 
-def test_every_row_of_table3_is_below_both_public_systems() -> None:
+def test_of_table3_all_but_global_attention_is_below_both_public_systems() -> None:
     report = cost_of_recipes(variants("table3"), ONE_PEACE, steps=256)
     assert report.is_comparable
     cost = {row.name: row.cost for row in report.rows}
+    windowed = {name for name in cost if "GB" not in name}
+    assert windowed == {"base", "base+CDP", "LoCo"}
     for system in PUBLIC:
-        assert max(entry.flops for entry in cost.values()) < system.flops
+        assert max(cost[name].flops for name in windowed) < system.flops
         assert max(entry.parameters for entry in cost.values()) < system.parameters
     lcc = 2 * (512 * 256 + 256) + 2
     adaptation = 12 * (512 * 8 + 8)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.arithmetic import full_float32
 from model.build import Network
@@ -234,10 +235,7 @@ def _update_average(state: TrainState, settings: TrainSettings) -> None:
     decay = settings.ema
     if settings.ema_warmup:
         decay = min(decay, (1 + state.iteration) / (10 + state.iteration))
-    for mean, value in zip(
-        state.average.state_dict().values(), state.model.state_dict().values(), strict=True
-    ):
-        mean.lerp_(value, 1 - decay)
+    get_ema_multi_avg_fn(decay)(*state.followed, None)
 
 
 def _seed_of(seed: int, epoch: int) -> int:
