@@ -123,36 +123,40 @@ class Correspondence(nn.Module):
             inside = v @ a.transpose(1, 2)  # (B, T, T)
             # Distance is symmetric: row i has the same targets in both directions.
             target, mass = self._targets(mask)
-            to_sound = self._direction(v, a, (target * inside).sum(2), mass, mask)
-            attracted = (target * inside.transpose(1, 2)).sum(2)
-            to_picture = self._direction(a, v, attracted, mass, mask)
-        total = to_sound + to_picture
+            rows, columns = v[mask], a[mask]
+            sums = self._log_sums(rows, columns)
+            attracted = (target * inside).sum(2)[mask], (target * inside.mT).sum(2)[mask]
+            if self.variant == "softened" and self.scope == "batch":
+                share = self.smoothing / max(1, len(rows) - 1)
+                others = rows @ columns.sum(0), columns @ rows.sum(0)
+                attracted = attracted[0] + share * others[0], attracted[1] + share * others[1]
+            # Cross-entropy of each row: to sound, then to picture.
+            losses = [(mass * sums[way] - attracted[way]).mean() for way in (0, 1)]
+        total = losses[0] + losses[1]
         return total / 2 if self.directions == "mean" else total
 
-    def _direction(
-        self, rows: Tensor, columns: Tensor, attracted: Tensor, mass: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Mean cross-entropy of the rows (B, T, E) against all valid columns of the batch.
+    def _log_sums(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-sum-exp of the logits, the products of all with all: of each row, of each column.
 
-        Their products are the logits: one of the two is divided by the temperature already.
-        ``attracted`` (B, T) is the targets' sum of a row's logits, ``mass`` (N,) that of its
-        targets.
+        Args:
+            rows: (N, E), one of the two divided by the temperature.
+            columns: (N, E).
+
+        Returns:
+            (N,) twice.
         """
-        attracted = attracted[mask]
-        flat_rows, flat_columns = rows[mask], columns[mask]
-        if self.variant == "softened" and self.scope == "batch":
-            share = self.smoothing / max(1, len(flat_rows) - 1)
-            attracted = attracted + share * (flat_rows @ flat_columns.sum(0))
-        if len(flat_rows) <= min(self.block, FEW_STEPS):
-            normaliser = _log_sum(flat_rows, flat_columns)
-        else:
-            normaliser = torch.cat(
-                [
-                    checkpoint(_log_sum, part, flat_columns, use_reentrant=False)
-                    for part in flat_rows.split(self.block)
-                ]
-            )
-        return (mass * normaliser - attracted).mean()
+        if len(rows) <= min(self.block, FEW_STEPS):
+            logits = rows @ columns.T
+            return logits.logsumexp(1), logits.logsumexp(0)
+        return self._in_blocks(rows, columns), self._in_blocks(columns, rows)
+
+    def _in_blocks(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return torch.cat(
+            [
+                checkpoint(_log_sum, part, columns, use_reentrant=False)
+                for part in rows.split(self.block)
+            ]
+        )
 
     def _targets(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Targets within each video (B, T, T), and the mass of each valid row (N,)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from model.clasp import CLASP, ActivationLosses
 from model.loco import Losses
 from pipeline.core.atomic import LEFTOVER_AGE_S, clean_temporaries
 from pipeline.core.errors import PipelineError
-from workflows.training.batch import Batch, collate
+from workflows.training.batch import Batch, Sample, collate
 from workflows.training.dataset import SplitDataset
 from workflows.training.log import (
     EpochMeter,
@@ -43,6 +43,7 @@ from workflows.training.state import (
 )
 from workflows.training.threads import SMALL_LAYER, few_threads
 
+LENGTH_STEP = 8  # steps; batches are padded to multiples of it
 LOSS_TERMS = ("classes", "intervals", "correspondence", "evidence", "smoothness")  # as printed
 
 
@@ -199,8 +200,19 @@ def batches(data: SplitDataset, settings: TrainSettings, *, epoch: int) -> Itera
             )
             for id in order[first : first + settings.batch_size]
         ]
-        # A compiled network is made for one shape: there all batches get the same length.
-        yield collate(samples, steps=settings.max_seq_len if settings.compile else None)
+        yield collate(samples, steps=_common_length(samples, settings))
+
+
+def _common_length(samples: Sequence[Sample], settings: TrainSettings) -> int:
+    """Steps that all samples of a batch are padded to.
+
+    A compiled network is made for one shape: there all batches get the same length. Convolutions,
+    too, are prepared for each length anew, hence a few lengths instead of all.
+    """
+    if settings.compile:
+        return settings.max_seq_len
+    longest = max(sample.steps for sample in samples)
+    return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, settings.max_seq_len)
 
 
 def _shown(
