@@ -91,14 +91,12 @@ class Block(nn.Module):
     def _part(self, x: Tensor, mask: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
         """Features at the output's rate (B, C, T'), their projection (B, H, T', D), the mask.
 
-        What mixers read of a masked step is zero, but for the queries: their answers are masked.
+        The projection is zero where masked; the features are not, and come with the mask.
         """
         mask = mask[..., :: self.stride]
         x = getattr(self, f"norm_conv_{name}")(getattr(self, f"conv_{name}").conv(x))
-        heads = getattr(self, f"project_{name}")(x)
-        if name != "query":
-            heads = heads * mask
-        return x, heads.unflatten(1, (self.heads, -1)).transpose(2, 3), mask
+        heads = (getattr(self, f"project_{name}")(x) * mask).unflatten(1, (self.heads, -1))
+        return x, heads.transpose(2, 3), mask
 
     def _downsample(self, x: Tensor, mask: Tensor) -> Tensor:
         """The residual at the output's rate: max-pool, in which padding loses every maximum.

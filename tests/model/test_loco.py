@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.attention import Block
 from model.build import build_loco
 from model.decoding import decode
 from model.embedding import sinusoid
 from model.loco import LoCo, Prediction
 from model.losses import RunningNormaliser
+from model.mixing import GlobalAttention
 from model.perception import DynamicPerception
 from model.pyramid import FUSIONS
 from model.softnms import interval_iou
@@ -160,6 +162,23 @@ def test_a_tiny_model_learns_one_batch_by_heart() -> None:
             best = (found.labels == label).nonzero()[0]  # detections come best first
             assert interval_iou(found.segments[best], segment) > 0.8
         assert set(found.labels[: len(names)].tolist()) == set(names.tolist())
+
+
+def test_a_step_that_the_asking_stream_lacks_asks_nothing() -> None:
+    """Where the residual follows the answers its result counts; its neighbours must not ask."""
+    torch.manual_seed(0)
+    block = Block(8, 2, GlobalAttention(), residual="kv").eval()
+    torch.nn.init.ones_(block.drop_attention.scale)
+    query, other = torch.randn(2, 1, 8, 12)
+    there = torch.ones(1, 1, 12, dtype=torch.bool)
+    lacking = there.clone()
+    lacking[..., 5] = False
+    louder = query.clone()
+    louder[..., 4] *= -3.0
+    said, _ = block(query, other, lacking, there)
+    again, _ = block(louder, other, lacking, there)
+    assert torch.equal(again[..., 5], said[..., 5])
+    assert not torch.equal(again[..., 4], said[..., 4])
 
 
 @pytest.mark.parametrize("residual", ["query", "kv"])
