@@ -2,7 +2,7 @@ PYTHON ?= python
 GPU_JSON ?= build/gpu-backbones.json
 MEDIA_TESTS = $(addprefix tests/extractors/test_,audio.py clock.py coverage.py ffmpeg.py jumps.py stream.py video.py)
 
-.PHONY: check test torture bench ffmpeg-check gpu-check docker-check
+.PHONY: check test torture bench ffmpeg-check gpu-check docker-check docker-check-cuda
 
 check:  ## style, formatting and types
 	$(PYTHON) -m ruff check .
@@ -32,6 +32,9 @@ ffmpeg-check:  ## the media tests with other ffmpegs: make ffmpeg-check FFMPEGS=
 
 docker-check:  ## the steps of docker/cpu.Dockerfile in a clean Debian root; needs root, debootstrap and a mirror
 	docker/check.sh docker/cpu.Dockerfile
+
+docker-check-cuda:  ## likewise those of docker/cuda.Dockerfile: 6 GB with CUDA's libraries; no GPU is needed
+	docker/check.sh docker/cuda.Dockerfile
 
 gpu-check:  ## tests and timings that need a CUDA device; fails when there is none
 	$(PYTHON) -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device on this machine')"

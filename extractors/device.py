@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
+from pipeline.core.cores import core_limit
 from pipeline.core.errors import EnvironmentFault, UsageError
 
 
 def select_device(name: str = "auto") -> torch.device:
     """The torch device that a name stands for.
+
+    Where the container of this process allows fewer cores than torch sees, torch is told so,
+    unless ``OMP_NUM_THREADS`` says what the user wants.
 
     Args:
         name: ``auto`` (a CUDA device when there is one, else the CPU), or any name that torch
@@ -18,6 +24,7 @@ def select_device(name: str = "auto") -> torch.device:
         UsageError: No such device name.
         EnvironmentFault: The device is not on this machine.
     """
+    _keep_to_limit()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -37,3 +44,10 @@ def select_device(name: str = "auto") -> torch.device:
             f"device {name!r} cannot be used on this machine: {reason}", hint="use --device cpu"
         ) from error
     return device
+
+
+def _keep_to_limit() -> None:
+    """No more threads of torch than cores: those that share a layer wait for each other."""
+    limit = core_limit()
+    if limit is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(limit, torch.get_num_threads()))

@@ -89,6 +89,13 @@ class JointBatches(Generic[Launched]):
                 self._stand_down(request)
         return request.answer()
 
+    def forget(self) -> None:
+        """Try each kind of rows anew: from now on, the net runs in another shape.
+
+        For ``launch``, which no two threads call at once.
+        """
+        self._joinable.clear()
+
     def _stand_down(self, request: _Request) -> None:
         with self._state:
             if request in self._waiting:  # left by an interrupt

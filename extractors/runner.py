@@ -8,10 +8,16 @@ all of them stand still. Chunks of several videos share the cores; joining them 
 
 On an accelerator batches have one fixed shape, and rows of several videos share them
 (`extractors.joint`, which says what that promises).
+
+A net that finds no room in memory is tried once more. On a CPU the same chunks run one after the
+other, which changes no bit. On an accelerator the batch is halved, and so are all that follow in
+this process: libraries choose their kernels by the shape, so the last bits may then be others than
+those of a device with more room. A warning says so. If that fails, the video fails.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier, Lock
@@ -24,11 +30,14 @@ from torch import Tensor
 
 from extractors.interruption import check_interruption, result_of
 from extractors.joint import DEVICE_ROWS, JointBatches
+from extractors.out_of_memory import is_out_of_memory, no_room, release
 
 Inputs = Tensor | Mapping[str, Tensor]
 Forward = Callable[[Any], tuple[Tensor, ...]]
 Prepare = Callable[[Tensor], Inputs]
 Outputs = tuple[NDArray[np.float32], ...]
+
+log = logging.getLogger(__name__)
 
 # Torch keeps one set of cuDNN's settings for the process: threads change them one at a time.
 _settings = Lock()
@@ -64,6 +73,7 @@ class Runner:
         self._prepare = prepare
         self._device = device
         self._chunk = cpu_chunk
+        self._halved = False  # whether the device has no room for whole batches
         on_cpu = device.type == "cpu"
         self._pool = _single_core_threads(threads or torch.get_num_threads()) if on_cpu else None
         self._joint: JointBatches[tuple[Tensor, ...]] | None = None
@@ -72,7 +82,11 @@ class Runner:
             self._joint = JointBatches(self._launch, self._collect, rows=rows)
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
-        """Run the net on (N, ...); each output is (N, ...) float32. N may be 0."""
+        """Run the net on (N, ...); each output is (N, ...) float32. N may be 0.
+
+        Raises:
+            OutOfMemoryFault: There is no room for it, also on a second try.
+        """
         check_interruption()
         whole = np.require(batch, requirements=["C", "W"])
         if self._joint is not None:
@@ -84,9 +98,25 @@ class Runner:
     def each(self, batches: Sequence[NDArray[Any]]) -> list[Outputs]:
         """Run the net on each array as it is, several at once on a CPU, and in that order."""
         whole = [np.require(batch, requirements=["C", "W"]) for batch in batches]
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             return [self._run(batch) for batch in whole]
-        waiting: list[Future[Outputs]] = [self._pool.submit(self._run, batch) for batch in whole]
+        try:
+            return self._at_once(pool, whole)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("no room in memory for %d chunks at once: one by one", len(whole))
+        release(self._device)
+        try:
+            return [answer for batch in whole for answer in self._at_once(pool, [batch])]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise no_room(self._device, error) from error
+
+    def _at_once(self, pool: ThreadPoolExecutor, batches: Sequence[NDArray[Any]]) -> list[Outputs]:
+        waiting: list[Future[Outputs]] = [pool.submit(self._run, batch) for batch in batches]
         try:
             return [result_of(future) for future in waiting]
         finally:
@@ -98,6 +128,29 @@ class Runner:
 
     def _launch(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
         """Start the net; on an accelerator the answer may still be in the making."""
+        if self._device.type == "cpu":  # `each` tries again
+            return self._start(batch)
+        if not self._halved:
+            try:
+                return self._start(batch)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                log.warning("%s has no room for %d rows: halved", self._device, len(batch))
+            release(self._device)
+            self._halved = True
+            if self._joint is not None:
+                self._joint.forget()
+        try:
+            parts = 1 if len(batch) < 2 else 2
+            halves = [self._start(half) for half in np.array_split(batch, parts)]
+            return tuple(torch.cat(outputs) for outputs in zip(*halves, strict=True))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise no_room(self._device, error) from error
+
+    def _start(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
         inputs = self._prepared(torch.from_numpy(batch))
         if self._device.type == "cpu":
             with torch.inference_mode():

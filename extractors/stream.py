@@ -84,6 +84,8 @@ class FeatureStream:
         MediaError: While iterating: neither modality could be decoded at all, or a net answered
             with a value that is not finite.
         EnvironmentFault: There is no ffmpeg.
+        DecoderEndedError: While iterating: somebody else ended ffmpeg.
+        OutOfMemoryFault: While iterating: a net found no room.
         KeyboardInterrupt: While iterating in a thread: it was asked to leave
             (`extractors.interruption`).
     """
@@ -142,6 +144,7 @@ class FeatureStream:
                 else:
                     yield self._rows(lanes, position, CHUNK_STEPS, duration=np.inf)
                     position += CHUNK_STEPS
+            check_interruption()  # decoders end then, too: what they gave is no file's end
             summary = self._conclude(lanes)
             while position < summary.steps:
                 check_interruption()
@@ -259,7 +262,12 @@ class FeatureStream:
             for modality in lanes
         }
         doubts = self._doubts()
-        complete = not doubts and all(check.complete for check in checks.values())
+        # Where nothing is promised, only a decoder that came to an end by itself says how long.
+        gave_up = any(
+            lane.failure is not None and self._stream(modality).end is None
+            for modality, lane in lanes.items()
+        )
+        complete = not (doubts or gave_up) and all(check.complete for check in checks.values())
         duration = max(ends.values())
         if self._info.duration is not None and not self._overruns(lanes):
             duration = self._info.duration if complete else min(duration, self._info.duration)
@@ -318,9 +326,10 @@ class FeatureStream:
                 reason = f": {failure.reason}" if failure else ""
                 notes.append(f"the {noun} cannot be decoded{reason}")
             elif checks[modality].short and promised is not None:
+                reason = f": {failure.reason}" if failure else ""
                 notes.append(
                     f"{noun} ends at {ends[modality]:.1f} s, "
-                    f"the container promises {promised:.1f} s"
+                    f"the container promises {promised:.1f} s{reason}"
                 )
             elif promised is not None and ends[modality] > promised + OVERRUN_S:
                 notes.append(

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from pipeline.core.cores import core_count
 from pipeline.core.errors import PipelineError
 
 Verdict = Literal["ok", "warning", "missing"]
@@ -80,7 +81,9 @@ def _python() -> Finding:
 
 def _machine() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    cores, usable = os.cpu_count() or 1, core_count()
+    fewer = "" if usable >= cores else f" ({usable} for this process)"
+    machine = f"{platform.system()} {platform.machine()}, {cores} cores{fewer}"
     detail = f"{machine}, {free:.0f} GiB free here"
     return Finding("machine", "ok" if free > 1 else "warning", detail)
 

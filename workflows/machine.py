@@ -6,13 +6,6 @@ import os
 from pathlib import Path
 
 
-def core_count() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def local_gpus() -> list[str]:
     """Numbers or names of the GPUs that this process may use, without asking their driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from extractors.interruption import interrupted_by
+from pipeline.core.cores import core_count
 from pipeline.core.errors import EnvironmentFault, UsageError
 from workflows.dispatch import ABANDONED_S, WORKERS_S, Ended, Items, Workers, dispatch
-from workflows.machine import core_count, local_gpus
+from workflows.machine import local_gpus
 from workflows.tasks import TaskResult, guarded
 
 Item = TypeVar("Item")

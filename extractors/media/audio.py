@@ -8,6 +8,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.media.ended import crash_of
 from extractors.media.ffmpeg import ffmpeg_environment, silent_fault, sound_command
 from extractors.media.gaps import Gap, GapFinder
 from extractors.media.info import MediaInfo
@@ -108,12 +109,15 @@ class AudioReader:
                 samples = np.empty(length, dtype="<f4")
                 count = self._fill(samples, total)
                 total += count
+                crash = None
                 if count < length:
-                    self._check(total)
+                    crash = self._check(total)
                 else:
                     self._finder.wait_past(total / self._rate - COMPENSATION_S)
                 if count:
                     yield samples[:count]
+                if crash is not None:
+                    raise crash
                 if count < length:
                     break
             self.end = total / self._rate
@@ -124,14 +128,18 @@ class AudioReader:
         """End ffmpeg. May be called again."""
         self._child.close()
 
-    def _check(self, total: int) -> None:
+    def _check(self, total: int) -> MediaError | None:
+        """The error to be raised once all samples have been handed on, or None."""
         status = self._child.wait()
         self._finder.close()
+        second = total / self._rate
+        crash = crash_of(self._child, status, self._info.path, noun="sound", second=second)
         if total == 0 and status != 0:
             reason = self._child.last_words
             raise MediaError(self._info.path, f"no sound can be decoded: ffmpeg: {reason}")
-        if total and not self._finder.has_heard:
+        if total and not self._finder.has_heard and crash is None:
             raise silent_fault()
+        return crash
 
     def _fill(self, samples: NDArray[np.float32], total: int) -> int:
         try:

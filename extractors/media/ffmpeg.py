@@ -15,6 +15,7 @@ import ffmpeg
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from extractors.media.limits import MAX_PIXELS
 from extractors.media.resampling import KAISER_BEST
+from pipeline.core.cores import core_limit
 from pipeline.core.errors import EnvironmentFault
 
 VERSION_TIMEOUT_S = 30.0
@@ -22,6 +23,8 @@ INPUT = "{input}"  # stands for the file in a command under construction
 PACKET_S = 0.01  # of sound: what is lost at most where ffmpeg begins anew, see `_onward`
 LOG_LEVEL = "repeat+level+info"
 BELIEVED_STEP_S = 9.0  # less than the 10 s from which on ffmpeg does not believe a timestamp
+SEEN_S = 4.0  # of MPEG-TS, MPEG-PS and Ogg, that libavformat looks at in any case
+SEEN_BYTES = 5_000_000
 PROTOCOLS = "file,pipe"  # a playlist dressed as a video must not make ffmpeg reach for the network
 
 
@@ -134,6 +137,16 @@ def silent_fault() -> EnvironmentFault:
     )
 
 
+def look_further(seconds: float, size: int) -> dict[str, str]:
+    """Options with which libavformat waits longer for the streams of a file.
+
+    Args:
+        seconds: Of the file that may be looked at.
+        size: Bytes of it that may be.
+    """
+    return {"analyzeduration": f"{seconds * 1e6:.0f}", "probesize": str(max(SEEN_BYTES, size))}
+
+
 def time_limit(info: MediaInfo) -> float | None:
     """Second at which to stop decoding whatever comes; None where the file promises no end.
 
@@ -220,7 +233,8 @@ def steps_command(info: MediaInfo) -> list[str]:
     number, the timestamp before it and its own in seconds. No packet goes further than to the
     bitstream filter that prints; ``ld(0)`` is the timestamp before, ``ld(1)`` whether there is one.
     """
-    source = ffmpeg.input(INPUT, protocol_whitelist=PROTOCOLS, copyts=None)
+    options = {"copyts": None, **_patience(info)}
+    source = ffmpeg.input(INPUT, protocol_whitelist=PROTOCOLS, **options)
     streams = {"v": info.video, "a": info.audio}
     known = {letter: stream.index for letter, stream in streams.items() if stream is not None}
     far = f"ld(1)*gt(abs(dts-ld(0))*tb,{BELIEVED_STEP_S})"
@@ -240,10 +254,21 @@ def _source(info: MediaInfo, threads: int, **others: object) -> ffmpeg.nodes.Inp
     the priming samples of Matroska sound, 8 does not). Where timestamps may jump, it must repair
     them, and cannot while they are copied: see `_companion`.
     """
+    # Left alone, ffmpeg counts the cores of the machine, and not those of its container.
+    threads = threads or core_limit() or 0
     options = {**others, "threads": threads} if threads else others
+    options |= _patience(info)
     if not info.discontinuous:
         options |= {"copyts": None, "itsoffset": f"{-info.clock_offset:.6f}"}
     return ffmpeg.input(INPUT, protocol_whitelist=PROTOCOLS, **options)
+
+
+def _patience(info: MediaInfo) -> dict[str, str]:
+    """Options for a file in which a stream begins late, whose form no header tells before."""
+    late = max(stream.start for stream in (info.video, info.audio) if stream is not None)
+    if not info.discontinuous or late <= SEEN_S:
+        return {}
+    return look_further(late + SEEN_S, info.size_bytes)
 
 
 def _announcing(kind: str, values: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from extractors.interruption import check_interruption
+from extractors.media.ended import crash_of
 from extractors.media.ffmpeg import BELIEVED_STEP_S, ffmpeg_environment, steps_command
 from extractors.media.gaps import printed_number
 from extractors.media.info import MediaInfo
@@ -74,6 +75,7 @@ def read_clock(info: MediaInfo) -> Clock:
 
     Raises:
         EnvironmentFault: There is no ffmpeg.
+        DecoderEndedError: Somebody else ended it.
         KeyboardInterrupt: The thread was asked to leave meanwhile (`extractors.interruption`).
     """
     if not info.discontinuous:
@@ -155,7 +157,8 @@ def _steps(info: MediaInfo) -> list[Step]:
         raise EnvironmentFault(f"ffmpeg does not start: {error}") from error
     try:
         child.fill(memoryview(bytearray(1)))  # comes back at the end: nothing is written
-        child.wait()
+        status = child.wait()
+        crash_of(child, status, info.path, noun="times", second=0.0)
         check_interruption()  # which ends the child: nothing may be concluded from that
     except StalledError:
         return []

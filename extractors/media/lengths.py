@@ -23,6 +23,7 @@ LONGEST_S = 10 * 365 * 86400.0  # a promise beyond this is a broken header
 # decoding would repeat a frame for days.
 SPARSE_FROM_S = 3600.0
 SPARSE_BYTES_PER_S = 2.0
+GUESS_SLACK = 1.05
 WRONG_HEADER = 100  # times the length of what is there: a recorder that never wrote the length
 BOX = struct.Struct(">I4s")
 FIRST_BOXES = {b"ftyp", b"styp", b"moov"}
@@ -32,7 +33,19 @@ ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_LIVE = 1
 ASF_HEADER_BYTES = 1 << 16
 # Durations of these are guessed from the bit rate, often far off.
-GUESSED_DURATION = {"aac", "mp3", "ac3", "eac3", "dts", "h264", "hevc", "m4v", "mpegvideo", "av1"}
+GUESSED_DURATION = {
+    "aac",
+    "mp3",
+    "ac3",
+    "eac3",
+    "dts",
+    "h264",
+    "hevc",
+    "m4v",
+    "mpegvideo",
+    "av1",
+    "swf",
+}
 
 
 def check_density(path: Path, size: int, duration: float | None) -> None:
@@ -67,9 +80,11 @@ def promised_end(container: Any, stream: Any, zero: float) -> float | None:
         return None
     if stream.duration is not None:
         start = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
-        ticks = max(stream.duration, _avi_ticks(container, stream))
+        if container.format.name == "ogg" and stream.codec_context.codec.canonical_name == "opus":
+            start = 0.0  # for Opus, libavformat gives the end in place of the length
+        ticks = _avi_ticks(stream) if container.format.name == "avi" else stream.duration
         return _plausible(start - zero + float(ticks * stream.time_base))
-    tagged = _clock_text(stream.metadata.get("DURATION", ""))
+    tagged = clock_text(stream.metadata.get("DURATION", ""))
     if tagged is not None:  # Matroska: the end on the file's own clock
         return _plausible(tagged - zero)
     if container.duration is None:
@@ -78,14 +93,16 @@ def promised_end(container: Any, stream: Any, zero: float) -> float | None:
     return _plausible(end - zero if "matroska" in container.format.name else end)
 
 
-def _avi_ticks(container: Any, stream: Any) -> int:
-    """Length in ticks by the header of an AVI stream; 0 where there is none to be believed.
+def _avi_ticks(stream: Any) -> int:
+    """Length in ticks by the header of an AVI stream, where that is to be believed.
 
-    libavformat shortens the duration of a broken-off file to what is there; the promise stands.
+    libavformat shortens the duration of a broken-off file to what is there; the promise stands. A
+    duration that is a little longer than the header says is libavformat's guess by the bit rate.
     """
-    if container.format.name != "avi" or stream.frames > WRONG_HEADER * stream.duration:
-        return 0
-    return int(stream.frames)
+    promised, found = int(stream.frames), int(stream.duration)
+    if promised > WRONG_HEADER * found or found > GUESS_SLACK * promised:
+        return found
+    return promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +163,7 @@ def asf_end(path: Path) -> float | None:
     return None if flags & ASF_LIVE else _plausible(ticks / 1e7 - preroll / 1e3)
 
 
-def _clock_text(text: str) -> float | None:
+def clock_text(text: str) -> float | None:
     """Seconds of a ``hh:mm:ss.fraction`` tag."""
     parts = text.split(":")
     if len(parts) != 3:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
 import numpy as np
 from av.stream import Disposition
 
-from extractors.media.ffmpeg import PROTOCOLS, media_url
+from extractors.media.ffmpeg import PROTOCOLS, look_further, media_url
 from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from extractors.media.lengths import (
     asf_end,
@@ -30,6 +33,8 @@ from extractors.media.lengths import (
 )
 from extractors.media.limits import MAX_PIXELS
 from extractors.media.matroska import matroska_fault
+from extractors.media.shared_length import has_own_length, own_ends
+from extractors.media.starts import KNOWN_STARTS, believed_start, earlier_zero, first_stamps
 from extractors.media.tails import open_end, tail_fault
 from extractors.windows import CLOCK_RESOLUTION_S
 from pipeline.core.errors import MediaError
@@ -38,6 +43,7 @@ OPEN_TIMEOUT_S = 60.0
 HEAD_PACKETS = 300  # packets of a picture stream that are looked at
 HEAD_BYTES = 64 << 20
 SCAN_BYTES = 256 << 20  # a larger file without a duration is not read twice
+LATE_OPTIONS = look_further(600.0, SCAN_BYTES)
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 TIMESTAMPS_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT of libavformat
 # Lists of other files, and text drawn as pictures: nothing that somebody filmed.
@@ -59,7 +65,11 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     size = _check_file(path)
     try:
         with _opened(path) as container:
-            return _describe(path, size, container)
+            if not _is_late(container):
+                return _describe(path, size, container, partial(_opened, path))
+        patiently = partial(_opened, path, LATE_OPTIONS)
+        with patiently() as container:
+            return _describe(path, size, container, patiently)
     except av.FFmpegError as error:
         raise _unreadable(path, error) from error
 
@@ -86,14 +96,14 @@ def _check_file(path: Path) -> int:
         raise MediaError(path, f"cannot be read: {error}") from error
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, options: Mapping[str, str] = MappingProxyType({})) -> Any:
     return av.open(
         media_url(path),
         metadata_errors="replace",
         timeout=OPEN_TIMEOUT_S,
         # Already looking for the streams decodes frames: of what codecs, the file decides.
         options=DECODER_OPTIONS,
-        container_options={"protocol_whitelist": PROTOCOLS},
+        container_options={"protocol_whitelist": PROTOCOLS, **options},
     )
 
 
@@ -113,13 +123,24 @@ def _unreadable(path: Path, error: av.FFmpegError) -> MediaError:
     )
 
 
-def _describe(path: Path, size: int, container: Any) -> MediaInfo:
+def _is_late(container: Any) -> bool:
+    """Whether nothing was seen yet of a stream that is announced (MPEG-TS, MPEG-PS)."""
+    if not container.format.flags & TIMESTAMPS_MAY_JUMP:
+        return False
+    dark = any(not stream.width for stream in _moving(container))
+    return dark or any(not _is_known(stream) for stream in container.streams.audio)
+
+
+def _is_known(stream: Any) -> bool:
+    """Whether a stream of sound can be decoded: without a header, or a packet, it has no rate."""
+    return stream.codec_context is not None and bool(stream.codec_context.sample_rate)
+
+
+def _describe(path: Path, size: int, container: Any, opened: Callable[[], Any]) -> MediaInfo:
     name = container.format.name
     video, count = _best_video(container)
     _check_pixels(path, container, video)
-    # A stream whose header is gone has no codec, and cannot be decoded.
-    heard = (stream for stream in container.streams.audio if stream.codec_context is not None)
-    audio = next(heard, None)
+    audio = next(filter(_is_known, container.streams.audio), None)
     if NOT_MEDIA & set(name.split(",")) or (video is None and audio is None):
         raise MediaError(
             path,
@@ -128,11 +149,16 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
         )
     discontinuous = bool(container.format.flags & TIMESTAMPS_MAY_JUMP)
     streams = [stream for stream in (video, audio) if stream is not None]
+    stamps = _first_stamps(opened, name, streams)
     zero = _zero(container, streams, discontinuous)
-    ends, fault = _ends(path, size, container, streams, zero)
+    if not discontinuous:  # else ffmpeg decides; libavformat may have seen the later stream alone
+        zero = earlier_zero(zero, stamps)
+    ends, fault = _ends(path, size, container, opened, streams, zero)
     known = [end for end in ends.values() if end is not None]
     duration = max(known, default=None)
     check_density(path, size, duration)
+    last = None if duration is None else zero + duration
+    starts = {s.index: believed_start(s, stamps.get(s.index, []), end=last) for s in streams}
     contents = {stream.id: CONTENTS[stream.type] for stream in streams}
     return MediaInfo(
         path=path,
@@ -140,32 +166,52 @@ def _describe(path: Path, size: int, container: Any) -> MediaInfo:
         size_bytes=size,
         duration=duration,
         clock_offset=zero,
-        video=video and _video_stream(container, video, zero, ends[video.index], count == 1),
-        audio=audio and _audio_stream(audio, zero, ends[audio.index]),
+        video=video
+        and _video_stream(
+            container, video, zero, starts[video.index], ends[video.index], alone=count == 1
+        ),
+        audio=audio and _audio_stream(audio, zero, starts[audio.index], ends[audio.index]),
         discontinuous=discontinuous,
         broken_off=fault,
         open_end="" if fault else open_end(path, name, contents),
     )
 
 
+def _first_stamps(
+    opened: Callable[[], Any], name: str, streams: list[Any]
+) -> dict[int, list[float]]:
+    """Timestamps with which streams begin, where libavformat may have missed the later one."""
+    if len(streams) < 2 or KNOWN_STARTS & set(name.split(",")):
+        return {}
+    with opened() as again:
+        return first_stamps(again, [stream.index for stream in streams], within=SCAN_BYTES)
+
+
 def _ends(
-    path: Path, size: int, container: Any, streams: list[Any], zero: float
+    path: Path,
+    size: int,
+    container: Any,
+    opened: Callable[[], Any],
+    streams: list[Any],
+    zero: float,
 ) -> tuple[dict[int, float | None], str]:
     """Where the streams should end, and what shows that the file's own end is missing."""
     name = container.format.name
     ends = {stream.index: promised_end(container, stream, zero) for stream in streams}
     promises_nothing = all(end is None for end in ends.values())
     if promises_nothing and size <= SCAN_BYTES:
-        with _opened(path) as again:
+        with opened() as again:
             ends = scan_ends(again, ends, zero)
     if "mp4" in name:
         found = look_at_fragments(path, size)
         ends = {index: end and end / found.share for index, end in ends.items()}
         return ends, "it ends in the middle of a fragment" if found.broken_off else ""
     if name == "asf" and (end := asf_end(path)) is not None:
-        return {index: max(known or 0.0, end) for index, known in ends.items()}, ""
-    if "matroska" in name:
-        return ends, matroska_fault(path) if promises_nothing else ""
+        ends = dict.fromkeys(ends, end)
+    if promises_nothing:
+        return ends, matroska_fault(path) if "matroska" in name else tail_fault(path, name)
+    shared = {stream.index for stream in streams if not has_own_length(container, stream)}
+    ends = own_ends(opened, ends, shared=shared, zero=zero, may_scan=size <= SCAN_BYTES)
     return ends, tail_fault(path, name)
 
 
@@ -255,11 +301,16 @@ def _read_head(container: Any, stream: Any) -> _Head:
 
 
 def _video_stream(
-    container: Any, stream: Any, zero: float, end: float | None, alone: bool
+    container: Any,
+    stream: Any,
+    zero: float,
+    declared: int | None,
+    end: float | None,
+    *,
+    alone: bool,
 ) -> VideoStream:
     head = _read_head(container, stream)
     rate = stream.average_rate or stream.base_rate or stream.guessed_rate or Fraction(25)
-    declared = stream.start_time
     first = _shown_at(container, head.frame)
     if first is None:
         first = declared
@@ -317,10 +368,10 @@ def _is_variable(stream: Any, stamps: list[int]) -> bool:
     return odd.size > 0 and not guessed
 
 
-def _audio_stream(stream: Any, zero: float, end: float | None) -> AudioStream:
+def _audio_stream(stream: Any, zero: float, declared: int | None, end: float | None) -> AudioStream:
     start = 0.0
-    if stream.start_time is not None:
-        start = _on_clock(stream.start_time, stream.time_base, zero)
+    if declared is not None:
+        start = _on_clock(declared, stream.time_base, zero)
     return AudioStream(
         index=stream.index,
         start=start,

@@ -62,6 +62,7 @@ class WatchedProcess:
         self._timeout = stall_timeout
         self._waiting_since: float | None = None
         self._stalled = False
+        self._killed = False
         self._interruption = interruption()
         self._closed = threading.Event()
         self._stderr = ""
@@ -87,6 +88,11 @@ class WatchedProcess:
     def pid(self) -> int:
         """Process id of the child."""
         return self._process.pid
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether this side ended the child."""
+        return self._killed
 
     @property
     def last_words(self) -> str:
@@ -129,6 +135,7 @@ class WatchedProcess:
 
     def kill(self) -> None:
         """Kill the child: a read that waits in another thread comes back at once."""
+        self._killed = True
         with contextlib.suppress(OSError):
             self._process.kill()
 

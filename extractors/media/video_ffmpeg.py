@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from extractors.media.blocks import FrameBlock, block_length
+from extractors.media.ended import crash_of
 from extractors.media.ffmpeg import ffmpeg_environment, picture_command, silent_fault
 from extractors.media.gaps import Gap, GapFinder
 from extractors.media.info import MediaInfo
@@ -33,7 +34,8 @@ class FfmpegFrames:
 
     Raises:
         EnvironmentFault: There is no ffmpeg.
-        MediaError: While iterating: nothing could be decoded, or ffmpeg hung.
+        MediaError: While iterating: nothing could be decoded, or ffmpeg hung or crashed.
+        DecoderEndedError: While iterating: somebody else ended ffmpeg.
     """
 
     def __init__(
@@ -92,14 +94,17 @@ class FfmpegFrames:
         while True:
             frames = np.empty((length, height, width, 3), dtype=np.uint8)
             count = self._fill(frames, total)
+            crash = None
             if count < length:
-                self._check(total + count)
+                crash = self._check(total + count)
             else:  # a frame is repeated up to its successor, which is known by then
                 self._finder.wait_past(float((total + count - 1) / self._fps))
             skip = max(0, self._first - total)
             if count > skip:
                 yield FrameBlock(total + skip, frames[skip:count])
             total += count
+            if crash is not None:
+                raise crash
             if count < length:
                 break
         self.end = self._end(total)
@@ -112,14 +117,18 @@ class FfmpegFrames:
         """End the decoder and free it, from the thread that iterates."""
         self._child.close()
 
-    def _check(self, total: int) -> None:
+    def _check(self, total: int) -> MediaError | None:
+        """The error to be raised once all frames have been handed on, or None."""
         status = self._child.wait()
         self._finder.close()
+        second = float(total / self._fps)
+        crash = crash_of(self._child, status, self._info.path, noun="picture", second=second)
         if total == 0 and status != 0:
             reason = self._child.last_words
             raise MediaError(self._info.path, f"no picture can be decoded: ffmpeg: {reason}")
-        if total and not self._finder.has_heard:
+        if total and not self._finder.has_heard and crash is None:
             raise silent_fault()
+        return crash
 
     def _fill(self, frames: np.ndarray, total: int) -> int:
         """Number of whole frames read."""

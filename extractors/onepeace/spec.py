@@ -2,9 +2,8 @@
 
 The published features of UnAV-100 in this space come from these branches, on the project's own
 grid. How UniAV made them was never published in full; this is the best known recipe, down to the
-filter that sound is resampled with. Pictures are scaled with another filter than the public
-pipeline's, and nobody has reproduced the published arrays, so own and published features should not
-be mixed.
+filters that sound is resampled and pictures are scaled with. Nobody has reproduced the published
+arrays, so own and published features should not be mixed.
 
 The video branch takes 16 frames. Of a longer window, as on UnAV-100's own grid, it is given 16 that
 are spread evenly (`extractors.windows.even_frames`); nothing is published on this net and such
@@ -131,9 +130,9 @@ def onepeace_spec(grid: WindowGrid, *, name: str = "onepeace") -> BackboneSpec:
         classes=0,
         unit="window",
         preprocessing=(
-            f"{seen}, shorter side scaled to 256 by the reader (bilinear), middle "
-            "256x256, RGB, (x - [122.771, 116.746, 104.094]) / [68.5, 66.632, 70.323], mean over "
-            "frames of the class token"
+            f"{seen}, shorter side scaled to 256 as OpenCV does (bilinear, not antialiased, the "
+            "other side rounded), middle 256x256, RGB, (x - [122.771, 116.746, 104.094]) / "
+            "[68.5, 66.632, 70.323], mean over frames of the class token"
         ),
         normalised=False,
         weights=K400_WEIGHTS,

@@ -4,12 +4,15 @@ Source: Wang et al., "ONE-PEACE", 2023 (image branch); the video branch adds the
 Yang et al., "AIM: Adapting Image Models for Efficient Video Action Recognition", ICLR 2023.
 
 The video feature of a window is the mean over 16 frames of the class token behind the last
-norm, not normalised. Shapes: N items, T frames, L tokens with the class token first, D width.
+norm, not normalised. Its pictures are prepared as the public pipeline (mmaction2 0.15) does it for
+one view: scaled by OpenCV, and the middle square of them. Shapes: N items, T frames, L tokens with
+the class token first, D width.
 """
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -37,7 +40,9 @@ from extractors.onepeace.spec import (
 from extractors.onepeace.weights import load_branch
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
+from extractors.vision.resize_opencv import resize_linear_and_crop
 from extractors.windows import even_frames
+from pipeline.core.cores import core_count
 
 MEAN = (122.771, 116.746, 104.094)  # of RGB 0..255
 STD = (68.5, 66.632, 70.323)
@@ -181,27 +186,31 @@ class OnePeaceVideoEncoder:
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=1, device_chunk=4
         )
+        self._pool = ThreadPoolExecutor(threads or min(8, core_count()))
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
-        """The whole picture with its shorter side as long as the net's pictures."""
-        scale = self._side / min(width, height)
-        return int(width * scale + 0.5), int(height * scale + 0.5)
+        """The video's own size: frames are scaled by `prepare`, as the public pipeline does."""
+        return width, height
+
+    def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(n, H, W, 3) RGB frames to their middle squares (n, side, side, 3), scaled."""
+        return np.concatenate(list(self._pool.map(self._middle, frames)))
 
     def embed(self, frames: NDArray[np.uint8]) -> Encoded:
-        """Encode (N, window, H, W, 3) RGB frames of a `frame_size`; the middle square is seen."""
-        shape = frames.shape
-        fits = frames.ndim == 5 and shape[1] == self._window and shape[4] == 3
-        if not fits or frames.dtype != np.uint8 or min(shape[2:4]) < self._side:
+        """Encode (N, window, side, side, 3) RGB frames out of `prepare`."""
+        wanted = (self._window, self._side, self._side, 3)
+        if frames.shape[1:] != wanted or frames.dtype != np.uint8:
             raise ValueError(
-                f"frames must be (N, {self._window}, H, W, 3) uint8 with H and W of at least "
-                f"{self._side}, got {shape} {frames.dtype}"
+                f"frames must be (N, {', '.join(map(str, wanted))}) uint8, got {frames.shape} "
+                f"{frames.dtype}"
             )
-        top, left = ((length - self._side) // 2 for length in shape[2:4])
-        square = frames[:, :, top : top + self._side, left : left + self._side]
         if len(self._places) < self._window:
-            square = square[:, self._places]
-        (embeddings,) = self._run(square)
+            frames = frames[:, self._places]
+        (embeddings,) = self._run(frames)
         return Encoded(embeddings, None)
+
+    def _middle(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return resize_linear_and_crop(frame[None], side=self._side)
 
     def _forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         pixels = frames.permute(0, 1, 4, 2, 3).float()

@@ -19,6 +19,7 @@ from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
 from extractors.vision.onepeace import OnePeaceImage, load_onepeace_image
 from extractors.vision.resize import resize
+from pipeline.core.cores import core_count
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, of RGB 0 .. 1
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -57,7 +58,7 @@ class OnePeaceImageEncoder:
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=4, device_chunk=64
         )
-        self._pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(threads or min(8, core_count()))
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """The video's own size: frames are scaled by `prepare`, as the public interface does."""

@@ -12,7 +12,6 @@ fewer), H and W as decoded, h and w as the net sees them.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +26,7 @@ from extractors.hf.net import load_encoder, pool
 from extractors.runner import Runner
 from extractors.spec import Encoded
 from extractors.windows import WindowGrid, even_frames
+from pipeline.core.cores import core_count
 from pipeline.core.errors import EnvironmentFault
 
 _PROBES = ((48, 64), (64, 48))  # heights and widths that tell what a processor makes of pictures
@@ -117,7 +117,7 @@ class HfVisionEncoder:
             cpu_chunk=1 if whole else 8,
             device_chunk=8 if whole else 128,
         )
-        self._pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+        self._pool = ThreadPoolExecutor(threads or min(8, core_count()))
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """The video's own size: frames are scaled by `prepare`."""

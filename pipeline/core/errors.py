@@ -81,6 +81,21 @@ class EnvironmentFault(PipelineError):  # noqa: N818 - the machine is at fault, 
     exit_code = 3
 
 
+class OutOfMemoryFault(PipelineError):  # noqa: N818 - as `EnvironmentFault`
+    """A net found no room in the memory of its device. Another video may need less."""
+
+    exit_code = 3
+
+
+class DecoderEndedError(PipelineError):
+    """Somebody else ended a decoder: the system, or whoever ends a whole job.
+
+    It says nothing of the file, which may be tried again.
+    """
+
+    exit_code = 3
+
+
 class NothingMatchedError(PipelineError):
     """The inputs name no media file."""
 

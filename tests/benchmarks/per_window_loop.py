@@ -25,7 +25,7 @@ from extractors.media.audio import open_audio
 from extractors.media.info import MediaInfo
 from extractors.media.probe import probe
 from extractors.registry import load_backbone
-from extractors.spec import Backbone
+from extractors.spec import Backbone, FramePreparer
 from extractors.stream import FeatureStream
 from workflows.bench.machine import machine_line
 from workflows.bench.speed import make_test_video
@@ -45,6 +45,8 @@ def per_window(info: MediaInfo, backbone: Backbone) -> int:
         moments = (step * grid.stride + np.arange(grid.window)) / float(grid.fps)
         wanted = np.searchsorted(starts, moments + 1e-6, side="right") - 1
         batch: NDArray[np.uint8] = frames.get_batch(np.maximum(wanted, 0)).asnumpy()
+        if isinstance(backbone.vision, FramePreparer):
+            batch = backbone.vision.prepare(batch)
         whole = backbone.spec.vision.unit == "window"
         backbone.vision.embed(batch[None] if whole else batch)
         begin = step * grid.stride_samples

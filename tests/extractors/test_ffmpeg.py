@@ -124,6 +124,19 @@ def test_the_file_is_named_so_that_nothing_else_can_be_meant(zoo: Zoo) -> None:
         assert command[command.index("-protocol_whitelist") + 1] == "file,pipe"
 
 
+@pytest.mark.parametrize(
+    ("limit", "asked", "told"), [(None, 0, None), (None, 3, "3"), (2, 0, "2"), (2, 3, "3")]
+)
+def test_ffmpeg_is_told_of_the_cores_of_its_container(
+    zoo: Zoo, monkeypatch: pytest.MonkeyPatch, limit: int | None, asked: int, told: str | None
+) -> None:
+    monkeypatch.setattr(module, "core_limit", lambda: limit)
+    command = module.sound_command(describe(zoo, "constant.mp4"), sample_rate=16_000, threads=asked)
+    before = command[: command.index("-i")]
+    assert ("-threads" in before) == (told is not None)
+    assert told is None or before[before.index("-threads") + 1] == told
+
+
 def test_both_streams_stay_in_play_where_time_stamps_may_jump(zoo: Zoo) -> None:
     jumping = module.sound_command(describe(zoo, "plain.ts"), sample_rate=16_000, threads=0)
     steady = module.sound_command(describe(zoo, "constant.mp4"), sample_rate=16_000, threads=0)

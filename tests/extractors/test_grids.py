@@ -224,15 +224,16 @@ def test_onepeace_on_unavs_grid_is_given_16_of_24_frames_and_a_repeated_window(
     assert info.video is not None
     size = own.vision.frame_size(info.video.width, info.video.height)
     with open_video(info, fps=UNAV_GRID.fps, size=size) as reader:
-        scaled = np.concatenate([block.frames.copy() for block in reader])
+        frames = np.concatenate([block.frames.copy() for block in reader])
+    prepared = own.vision.prepare(frames)  # type: ignore[attr-defined]
     for step in STEPS:
-        window = scaled[8 * step : 8 * step + 24]
+        window = prepared[8 * step : 8 * step + 24]
         close(features["vision"][step], own.vision.embed(window[None, PLACES]).embeddings[0])
         heard = sound[None, 5_120 * step : 5_120 * step + 15_360]
         # The own grid's branch repeats what has less than a second, as a stream's short end.
         close(features["audio"][step], own.audio.embed(heard).embeddings[0])
     assert np.abs(features["vision"] - features["vision"][0]).max() > 1e-3
-    with pytest.raises(ValueError, match=r"\(N, 24, H, W, 3\)"):
+    with pytest.raises(ValueError, match=r"\(N, 24, 64, 64, 3\)"):
         unav.vision.embed(np.zeros((1, 16, 64, 64, 3), np.uint8))
 
 

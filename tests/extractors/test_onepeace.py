@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from extractors.onepeace.keys import Branch, translate
 from extractors.onepeace.layers import OnePeaceSize, picture_buckets, sequence_buckets
 from extractors.onepeace.spec import ONEPEACE_AUDIO, ONEPEACE_VIDEO
 from extractors.onepeace.text import PADDING, OnePeaceText
+from extractors.spec import FramePreparer
 from extractors.vision.onepeace import MEAN, STD, OnePeaceImage, OnePeaceVideo, OnePeaceVideoEncoder
 from fixtures.golden_inputs import clip_uint8
 from fixtures.golden_weights import read_keys, tensor
@@ -212,22 +214,22 @@ def audio() -> OnePeaceAudioEncoder:
     return OnePeaceAudioEncoder(net, ONEPEACE_AUDIO, samples=16_000, device=CPU, threads=2)
 
 
-@pytest.mark.parametrize(
-    ("size", "wanted"),
-    [
-        ((1920, 1080), (455, 256)),
-        ((1080, 1920), (256, 455)),
-        ((64, 64), (256, 256)),
-        ((640, 359), (456, 256)),
-    ],
-)
-def test_the_shorter_side_becomes_that_of_the_net(
-    size: tuple[int, int], wanted: tuple[int, int]
+@pytest.mark.parametrize("size", [(1280, 720), (720, 1280), (320, 240), (640, 512), (300, 256)])
+def test_frames_in_the_videos_own_size_are_scaled_and_cut_as_the_public_pipeline_does_it(
+    size: tuple[int, int], golden: Path
 ) -> None:
     with torch.device("meta"):
         net = OnePeaceVideo(replace(TINY, image_side=256))
     encoder = OnePeaceVideoEncoder(net, ONEPEACE_VIDEO, side=256, device=CPU, threads=1)
-    assert encoder.frame_size(*size) == wanted
+    assert isinstance(encoder, FramePreparer)
+    assert encoder.frame_size(*size) == size
+    width, height = size
+    frames = np.random.RandomState(0).randint(0, 256, (2, height, width, 3), dtype=np.uint8)
+    squares = encoder.prepare(frames)
+    assert squares.shape == (2, 256, 256, 3)
+    found = hashlib.sha256(squares.tobytes()).hexdigest()
+    reference = np.load(golden / "backbones/opencv_linear.npz")
+    assert found == reference[f"{width}x{height}/square_sha256"]
 
 
 def test_the_middle_of_the_picture_is_normalised_and_seen(video: OnePeaceVideoEncoder) -> None:
@@ -236,8 +238,9 @@ def test_the_middle_of_the_picture_is_normalised_and_seen(video: OnePeaceVideoEn
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     with torch.inference_mode():
         expected = video._net(((pixels - mean) / std)[None])
+    squares = video.prepare(frames)
     np.testing.assert_allclose(
-        video.embed(frames[None]).embeddings, expected.numpy(), rtol=0, atol=1e-5
+        video.embed(squares[None]).embeddings, expected.numpy(), rtol=0, atol=1e-5
     )
 
 
@@ -290,16 +293,16 @@ def test_no_windows_give_no_rows(video: OnePeaceVideoEncoder, audio: OnePeaceAud
     "frames",
     [
         np.zeros((1, 3, 64, 64, 3), np.uint8),
-        np.zeros((1, 4, 63, 64, 3), np.uint8),
+        np.zeros((1, 4, 64, 65, 3), np.uint8),
         np.zeros((4, 64, 64, 3), np.uint8),
         np.zeros((1, 4, 64, 64, 3), np.float32),
     ],
-    ids=["too-few-frames", "too-small", "no-window", "not-bytes"],
+    ids=["too-few-frames", "not-prepared", "no-window", "not-bytes"],
 )
 def test_frames_of_another_form_are_refused(
     video: OnePeaceVideoEncoder, frames: np.ndarray
 ) -> None:
-    with pytest.raises(ValueError, match=r"\(N, 4, H, W, 3\) uint8"):
+    with pytest.raises(ValueError, match=r"\(N, 4, 64, 64, 3\) uint8"):
         video.embed(frames)
 
 

@@ -14,9 +14,10 @@ from extractors.media.audio import open_audio
 from extractors.media.probe import probe
 from extractors.media.video import open_video
 from extractors.registry import BackboneRow
-from extractors.spec import Backbone
+from extractors.spec import Backbone, FramePreparer
 from extractors.storage.store import FeatureStore
 from extractors.stream import FeatureStream, extract_features
+from extractors.vision.resize_opencv import resize_linear_and_crop
 from fixtures.media import Zoo
 from fixtures.onepeace import STREAM_SIZE, TINY_SPEC, tiny_loader, write_base, write_video
 
@@ -55,9 +56,10 @@ def test_a_raw_file_becomes_rows_of_a_store(zoo: Zoo, backbone: Backbone, tmp_pa
     # Each row is what the nets say of its own 16 frames and 16,000 samples.
     video, grid = probe(path).video, TINY_SPEC.grid
     assert video is not None
-    size = backbone.vision.frame_size(video.width, video.height)
+    size = (video.width, video.height)
     with open_video(probe(path), fps=grid.fps, size=size) as reader:
         frames = np.concatenate([block.frames.copy() for block in reader])
+    frames = resize_linear_and_crop(frames, side=STREAM_SIZE.image_side)
     with open_audio(probe(path), sample_rate=RATE) as reader:
         sound = np.concatenate([block.copy() for block in reader])
     for step in (0, features.steps // 2, features.steps - 1):
@@ -79,7 +81,9 @@ def test_the_row_of_the_table_takes_the_folder_of_the_weights(
     monkeypatch.setattr(registry, "BACKBONES", {"tiny-onepeace": row})
     loaded = registry.load_backbone("tiny-onepeace", device="cpu", threads=1, weights_dir=weights)
     assert loaded.spec == TINY_SPEC
-    assert loaded.vision.frame_size(320, 180) == (114, STREAM_SIZE.image_side)
+    side = STREAM_SIZE.image_side
+    assert isinstance(loaded.vision, FramePreparer)
+    assert loaded.vision.prepare(np.zeros((2, 90, 160, 3), np.uint8)).shape == (2, side, side, 3)
 
 
 def write_sound(path: Path, samples: np.ndarray) -> Path:

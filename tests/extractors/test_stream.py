@@ -314,6 +314,17 @@ def test_a_file_that_promises_nothing_is_as_long_as_it_decodes(
     assert "the file does not say how long its picture is" in stream.summary.notes
 
 
+def test_a_decoder_that_gives_up_is_no_end_of_a_file_that_promises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    film = Film(picture=(0, 7.3), sound=(0, 6.0), promised=False)
+    film.audio.error = MediaError("film.mp4", "ffmpeg crashed")
+    stream = film.stream(monkeypatch)
+    run(stream)
+    assert stream.summary.status == "partial"
+    assert "audio: ffmpeg crashed" in stream.summary.notes
+
+
 def test_a_file_that_goes_on_past_its_promise_is_kept_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

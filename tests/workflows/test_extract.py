@@ -25,7 +25,13 @@ from extractors.stream import extract_features
 from extractors.windows import WindowGrid
 from fixtures.backbones import COUNTED_TOY, DEADLY_TOY, SLOW_TOY, TOY, toy
 from fixtures.media import run_ffmpeg
-from pipeline.core.errors import EnvironmentFault, NothingMatchedError, StoreError, UsageError
+from pipeline.core.errors import (
+    EnvironmentFault,
+    NothingMatchedError,
+    OutOfMemoryFault,
+    StoreError,
+    UsageError,
+)
 from pipeline.core.ledger import LedgerRow
 from workflows.extraction.report import BUSY, ExtractRow
 from workflows.extraction.run import ExtractReport, extract
@@ -248,6 +254,24 @@ def test_an_error_inside_a_net_costs_one_video(
     monkeypatch.undo()
     report = run(videos, out=out, retry_failed=True)
     assert outcomes(report)["sub/blue.mp4"] == "done" and report.exit_code == 0
+
+
+def test_a_net_without_room_costs_one_video_and_says_so_in_words(
+    videos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = task_module.FeatureStream
+
+    def crowded(info, *arguments, **options):
+        if info.path.name == "blue.mp4":
+            raise OutOfMemoryFault("the machine has too little memory", hint="run fewer")
+        return original(info, *arguments, **options)
+
+    monkeypatch.setattr(task_module, "FeatureStream", crowded)
+    report = run(videos, out=out)
+    rows = {row.id: row for row in report.rows}
+    assert rows["sub/blue.mp4"].outcome == "failed"
+    assert rows["sub/blue.mp4"].reason == "the machine has too little memory (run fewer)"
+    assert report.counts["done"] == 3
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

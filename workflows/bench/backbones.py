@@ -20,7 +20,6 @@ window has 4 pairs that no window before it had.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from extractors.out_of_memory import is_out_of_memory, release
 from pipeline.core.errors import UsageError
 from workflows.bench.backbone_nets import BackboneCase, backbone_cases
 from workflows.bench.backbone_report import BackboneReport, BackboneRow
@@ -213,7 +213,7 @@ def _exact(case: BackboneCase, drawn: Tensor, task: BackboneTask) -> tuple[Tenso
     except RuntimeError as error:
         return None, first_line(error)
     finally:
-        _release(task.device)
+        release(task.device)
 
 
 def _try(
@@ -228,11 +228,11 @@ def _try(
     try:
         return _measure(case, precision, batch, drawn, exact, task)
     except RuntimeError as error:
-        if batch > 1 and _is_out_of_memory(error):
+        if batch > 1 and is_out_of_memory(error):
             return None
         return BackboneRow(case.name, precision, batch, reason=first_line(error))
     finally:
-        _release(task.device)  # behind the handler, which keeps the failed net alive
+        release(task.device)  # behind the handler, which keeps the failed net alive
 
 
 def _measure(
@@ -295,18 +295,6 @@ def _attention_kernels(
     with torch.inference_mode(False), torch.no_grad(), Kernels() as seen:
         net(*case.prepare(row.clone(), dtype))
     return seen.attention
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    named = ("out of memory", "alloc_failed", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in named)
-
-
-def _release(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _device_line(device: torch.device) -> str:

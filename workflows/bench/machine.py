@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.cores import core_count
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("davel-pipeline", "torch", "numpy", "av", "decord", "dask", "safetensors")
 PROCESSOR_FILE, MEMORY_FILE = Path("/proc/cpuinfo"), Path("/proc/meminfo")
@@ -22,7 +24,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         "processor": processor_name(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_cores": core_count(),
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "gpus": _gpus(),

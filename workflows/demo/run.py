@@ -20,13 +20,13 @@ import torch
 
 from pipeline.config import load_recipe
 from pipeline.core.atomic import write_json, write_text
+from pipeline.core.cores import core_count
 from pipeline.core.errors import PipelineError
 from pipeline.core.events import Event
 from workflows.annotations import load_annotations
 from workflows.demo.data import DemoData, DemoSize, make_demo_data
 from workflows.demo.late import evaluate_late
 from workflows.extraction.run import extract
-from workflows.machine import core_count
 from workflows.progress import Progress
 from workflows.schedule import run_tasks
 from workflows.stages import run_stages

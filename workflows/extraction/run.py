@@ -305,7 +305,8 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
     if isinstance(error, OSError) and is_disk_fault(error):
         store.ledger.append(LedgerRow(job.id, "skipped", reason=str(error)))
         raise disk_fault(error, store.path) or error
-    reason = f"{type(error).__name__}: {error}"
+    told = isinstance(error, PipelineError)
+    reason = str(error) if told else f"{type(error).__name__}: {error}"
     store.ledger.append(LedgerRow(job.id, "failed", reason=reason, seconds=result.seconds))
     return ExtractRow(job.id, job.path, "failed", reason=reason, seconds=result.seconds)
 
