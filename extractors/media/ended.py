@@ -7,6 +7,7 @@ ffmpeg does: what came before is kept, and the rest is missing.
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -15,9 +16,17 @@ from extractors.interruption import POLL_S, check_interruption
 from extractors.media.process import WatchedProcess
 from pipeline.core.errors import DecoderEndedError, MediaError
 
-ASKED = 255  # status with which ffmpeg leaves when a signal asked it to
+# What ffmpeg says last when a signal asked it to leave. Its status, 255, is also that of a file
+# which it was not permitted to open.
+_FAREWELL = re.compile(r"^(?:\[info\] )?(Exiting normally, received signal \d+\.)\s*$")
 FROM_OUTSIDE = {signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGKILL", None)])}
 GRACE_S = 2.0  # whoever ends a whole job has this process ended a moment later
+
+
+def farewell(line: str) -> str:
+    """The line in which ffmpeg says that a signal asked it to leave; "" for any other."""
+    found = _FAREWELL.match(line)
+    return "" if found is None else found[1]
 
 
 def crash_of(
@@ -26,7 +35,7 @@ def crash_of(
     """The error of an ffmpeg that crashed; None where it did not.
 
     Args:
-        child: The process, which has ended.
+        child: The process, which has ended, and of whose lines those of `farewell` were kept.
         status: Its exit status.
         path: The file that it read.
         noun: What it read.
@@ -36,9 +45,10 @@ def crash_of(
         DecoderEndedError: Somebody else ended it.
         KeyboardInterrupt: This thread was asked to leave, too.
     """
-    if child.was_killed or (status >= 0 and status != ASKED):
+    asked = bool(farewell(child.last_words))
+    if child.was_killed or (status >= 0 and not asked):
         return None
-    if status == ASKED or -status in FROM_OUTSIDE:
+    if asked or -status in FROM_OUTSIDE:
         end = time.monotonic() + GRACE_S
         while time.monotonic() < end:
             check_interruption()

@@ -13,6 +13,8 @@ import re
 import threading
 from dataclasses import dataclass, replace
 
+from extractors.media.ended import farewell
+
 CALM_GAP_S = 1.0  # without a complaint, less is a still picture or a pause
 DAMAGED_GAP_S = 0.1
 # ffmpeg's threads and queues put a complaint at most so many frames before the gap it belongs to.
@@ -98,7 +100,7 @@ class GapFinder:
 
         Returns:
             The line without its level where it is a complaint, for the words that a user may be
-            told; "" where it is of no further interest.
+            told, or a `farewell`; "" where it is of no further interest.
         """
         number = printed_number(line)
         if number is not None:
@@ -107,7 +109,7 @@ class GapFinder:
         if _COMPLAINT.search(line) and not _NO_DAMAGE.search(line):
             self._complaint = self._count
             return _LEVEL.sub("", line, count=1)
-        return ""
+        return farewell(line)
 
     def close(self) -> None:
         """There are no more lines."""

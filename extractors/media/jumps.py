@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from extractors.interruption import check_interruption
-from extractors.media.ended import crash_of
+from extractors.media.ended import crash_of, farewell
 from extractors.media.ffmpeg import BELIEVED_STEP_S, ffmpeg_environment, steps_command
 from extractors.media.gaps import printed_number
 from extractors.media.info import MediaInfo
@@ -143,7 +143,7 @@ def _steps(info: MediaInfo) -> list[Step]:
         number = printed_number(line)
         if number is not None:
             numbers.append(number)
-        return ""
+        return farewell(line)
 
     try:
         child = WatchedProcess(

@@ -86,6 +86,16 @@ def test_a_decoder_that_crashed_gives_what_it_had_and_says_so(
     assert taken  # how much more was on its way, nobody knows
 
 
+def test_what_ffmpeg_may_not_open_is_damage_and_nobodys_signal(tmp_path: Path) -> None:
+    """It leaves with 255 for that, too: a list behind a media file's name asks for the network."""
+    path = tmp_path / "list.mkv"
+    run_ffmpeg("-f", "lavfi", "-i", "sine=440:r=16000:d=1", "-c:a", "pcm_s16le", path)
+    info = probe(path)
+    path.write_text("ffconcat version 1.0\nfile http://127.0.0.1:9/a.mp4\n")
+    with open_audio(info) as reader, pytest.raises(MediaError, match="no sound can be decoded"):
+        list(reader)
+
+
 def test_a_reader_that_is_left_early_raises_nothing(long: Path) -> None:
     with sound_of(long) as reader:
         next(iter(reader))
