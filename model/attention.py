@@ -94,6 +94,7 @@ class Block(nn.Module):
         The projection is zero where masked; the features are not, and come with the mask.
         """
         mask = mask[..., :: self.stride]
+        # Past the convolution's own mask: the norm would fill its zeros again.
         x = getattr(self, f"norm_conv_{name}")(getattr(self, f"conv_{name}").conv(x))
         heads = (getattr(self, f"project_{name}")(x) * mask).unflatten(1, (self.heads, -1))
         return x, heads.transpose(2, 3), mask

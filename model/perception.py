@@ -147,8 +147,8 @@ def sample(x: Tensor, valid: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     mask = valid[:, None].expand(-1, x.shape[1], -1)
     index = torch.stack([left, left + 1], dim=2)  # (B, H, 2, T')
     weight = torch.stack([1 - share, share], dim=2) * ((index >= 0) & (index < steps))
-    exists = index.nan_to_num().clamp(0, steps - 1).long().flatten(2)
-    taken = x.gather(2, exists.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1]))
+    source = index.nan_to_num().clamp(0, steps - 1).long().flatten(2)
+    taken = x.gather(2, source.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1]))
     value = (weight.unsqueeze(-1).to(x.dtype) * taken.unflatten(2, (2, -1))).sum(2)
-    validity = (weight * mask.gather(2, exists).unflatten(2, (2, -1))).sum(2)
+    validity = (weight * mask.gather(2, source).unflatten(2, (2, -1))).sum(2)
     return value, validity >= 0.5

@@ -12,7 +12,6 @@ the class token first, D width.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -40,9 +39,9 @@ from extractors.onepeace.spec import (
 from extractors.onepeace.weights import load_branch
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec, WeightsFile
+from extractors.vision.preparing import preparing_pool
 from extractors.vision.resize_opencv import resize_linear_and_crop
 from extractors.windows import even_frames
-from pipeline.core.cores import core_count
 
 MEAN = (122.771, 116.746, 104.094)  # of RGB 0..255
 STD = (68.5, 66.632, 70.323)
@@ -186,7 +185,7 @@ class OnePeaceVideoEncoder:
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=1, device_chunk=4
         )
-        self._pool = ThreadPoolExecutor(threads or min(8, core_count()))
+        self._pool = preparing_pool(threads)
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """The video's own size: frames are scaled by `prepare`, as the public pipeline does."""

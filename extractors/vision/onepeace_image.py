@@ -7,7 +7,6 @@ Shapes: n frames, N frames in a batch, D width.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from extractors.onepeace.spec import ONEPEACE_IMAGE, RELEASED_SIZE, OnePeaceSize
 from extractors.runner import Runner
 from extractors.spec import Encoded, EncoderSpec
 from extractors.vision.onepeace import OnePeaceImage, load_onepeace_image
+from extractors.vision.preparing import preparing_pool
 from extractors.vision.resize import resize
-from pipeline.core.cores import core_count
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, of RGB 0 .. 1
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -58,7 +57,7 @@ class OnePeaceImageEncoder:
         self._run = Runner(
             self._forward, device=device, threads=threads, cpu_chunk=4, device_chunk=64
         )
-        self._pool = ThreadPoolExecutor(threads or min(8, core_count()))
+        self._pool = preparing_pool(threads)
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """The video's own size: frames are scaled by `prepare`, as the public interface does."""

@@ -12,7 +12,6 @@ fewer), H and W as decoded, h and w as the net sees them.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from extractors.hf.model import HfModel
 from extractors.hf.net import load_encoder, pool
 from extractors.runner import Runner
 from extractors.spec import Encoded
+from extractors.vision.preparing import preparing_pool
 from extractors.windows import WindowGrid, even_frames
-from pipeline.core.cores import core_count
 from pipeline.core.errors import EnvironmentFault
 
 _PROBES = ((48, 64), (64, 48))  # heights and widths that tell what a processor makes of pictures
@@ -117,7 +116,7 @@ class HfVisionEncoder:
             cpu_chunk=1 if whole else 8,
             device_chunk=8 if whole else 128,
         )
-        self._pool = ThreadPoolExecutor(threads or min(8, core_count()))
+        self._pool = preparing_pool(threads)
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         """The video's own size: frames are scaled by `prepare`."""
