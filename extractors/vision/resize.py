@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal
@@ -22,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRECISION_BITS = 22
+HALF = 1 << (PRECISION_BITS - 1)
 CUBIC = -0.5  # Keys' a
 
 Filter = Literal["bilinear", "bicubic"]
-Weights = tuple[NDArray[np.intp], NDArray[np.int32]]  # (out, taps): which inputs, their weights
 
 
 def resize(
@@ -42,13 +43,9 @@ def resize(
     Returns:
         (N, height, width, 3); the same pictures where they have that size.
     """
-    whole = slice(None)
-    scaled = frames
-    if frames.shape[2] != width:
-        scaled = _along(scaled, 2, width, whole, filter=filter)
-    if frames.shape[1] != height:
-        scaled = _along(scaled, 1, height, whole, filter=filter)
-    return scaled
+    if frames.shape[1:3] == (height, width):
+        return frames
+    return _scale(frames, (width, height), None, filter=filter)
 
 
 def resize_and_crop(
@@ -67,17 +64,13 @@ def resize_and_crop(
     Raises:
         ValueError: ``crop`` is larger than ``shorter_side``.
     """
-    height, width = frames.shape[1:3]
-    new_width, new_height = scaled_size(width, height, shorter_side)
     if crop is not None and crop > shorter_side:
         raise ValueError(f"crop={crop} is larger than shorter_side={shorter_side}")
-    columns = _middle(new_width, crop)
-    rows = _middle(new_height, crop)
-    if (new_width, new_height) == (width, height):
-        return np.ascontiguousarray(frames[:, rows, columns])
-    # The axis that a crop leaves fewer pixels of could come first, but Pillow's order rounds.
-    scaled = frames[:, :, columns] if new_width == width else _along(frames, 2, new_width, columns)
-    return scaled[:, rows] if new_height == height else _along(scaled, 1, new_height, rows)
+    height, width = frames.shape[1:3]
+    size = scaled_size(width, height, shorter_side)
+    if size != (width, height):
+        return _scale(frames, size, crop, filter="bilinear")
+    return np.ascontiguousarray(frames[:, _middle(height, crop), _middle(width, crop)])
 
 
 def scaled_size(width: int, height: int, shorter_side: int) -> tuple[int, int]:
@@ -94,25 +87,70 @@ def _middle(length: int, crop: int | None) -> slice:
     return slice(first, first + (length if crop is None else crop))
 
 
-def _along(
-    frames: NDArray[np.uint8],
-    axis: int,
-    length: int,
-    kept: slice,
-    *,
-    filter: Filter = "bilinear",
+@dataclass(frozen=True, slots=True)
+class _Taps:
+    """Which inputs an axis's outputs see, and their weights.
+
+    Attributes:
+        seen: Inputs that any of the outputs sees.
+        places: (taps, out) numbers among those.
+        weights: (taps, out) in multiples of 2^-22.
+    """
+
+    seen: slice
+    places: NDArray[np.intp]
+    weights: NDArray[np.int32]
+
+    def of_bytes(self) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+        """Places and weights along a line of pixels of three bytes."""
+        weights = np.repeat(self.weights, 3, axis=1)
+        places = self.places[..., None] * 3 + np.arange(3)
+        return places.reshape(weights.shape), weights
+
+
+def _scale(
+    frames: NDArray[np.uint8], size: tuple[int, int], crop: int | None, *, filter: Filter
 ) -> NDArray[np.uint8]:
-    """Scale one axis to ``length`` and keep a part of it."""
-    places, weights = _weights(frames.shape[axis], length, filter)
-    shape = [1, 1, 1, 1]
-    shape[axis] = -1
+    """Scale pictures to a size (width, height), and keep the middle square of that.
+
+    Columns come first even where a crop leaves fewer pixels of the other axis: that is the order
+    in which Pillow rounds. Pictures go one by one, as what is computed of one stays in the cache,
+    and as lines of bytes: along three colours alone, NumPy is slow.
+    """
+    across = _taps(frames.shape[2], size[0], crop, filter)
+    down = _taps(frames.shape[1], size[1], crop, filter)
+    pixels, weights = across.of_bytes()
+    width, height = (length if crop is None else crop for length in size)
+    scaled = np.empty((len(frames), height, width, 3), np.uint8)
+    for picture, target in zip(frames, scaled, strict=True):
+        part = picture[down.seen, across.seen]
+        lines = _weigh(part.reshape(len(part), -1), pixels, weights, axis=1)
+        lines = _weigh(lines, down.places, down.weights[..., None], axis=0)
+        target[:] = lines.reshape(target.shape)
+    return scaled
+
+
+def _weigh(
+    lines: NDArray[np.uint8], places: NDArray[np.intp], weights: NDArray[np.int32], *, axis: int
+) -> NDArray[np.uint8]:
+    """Weighted means along one axis of (lines, bytes), rounded.
+
+    Args:
+        lines: Lines of a picture.
+        places: (taps, out) which lines or bytes.
+        weights: (taps, out) for bytes, (taps, out, 1) for lines.
+        axis: 0 for lines, 1 for bytes.
+    """
+    if len(weights) == 1:  # of one: the axis keeps its length, or has but one to give
+        return lines.take(places[0], axis=axis)
     total: NDArray[np.int32] | None = None
-    for place, weight in zip(places[kept].T, weights[kept].T, strict=True):
-        term = frames.take(place, axis=axis).astype(np.int32)
-        term *= weight.reshape(shape)
-        total = term + (1 << (PRECISION_BITS - 1)) if total is None else np.add(total, term, total)
+    for place, weight in zip(places, weights, strict=True):
+        term = lines.take(place, axis=axis).astype(np.int32)
+        term *= weight
+        total = np.add(term, HALF, term) if total is None else np.add(total, term, total)
     assert total is not None
-    return np.clip(total >> PRECISION_BITS, 0, 255).astype(np.uint8)
+    total >>= PRECISION_BITS
+    return np.clip(total, 0, 255, total).astype(np.uint8)
 
 
 def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -133,8 +171,12 @@ _SHAPES: Mapping[str, tuple[float, Callable[[NDArray[np.float64]], NDArray[np.fl
 
 
 @lru_cache(maxsize=16)
-def _weights(length: int, new_length: int, filter: Filter) -> Weights:
-    """Inputs and weights of each output of one axis; unused taps weigh nothing."""
+def _taps(length: int, new_length: int, crop: int | None, filter: Filter) -> _Taps:
+    """Inputs and weights of the middle outputs of one axis; unused taps weigh nothing."""
+    kept = _middle(new_length, crop)
+    if length == new_length:
+        one = np.arange(length)[None, kept] - kept.start
+        return _Taps(kept, one, np.full(one.shape, 1 << PRECISION_BITS, np.int32))
     radius, shape = _SHAPES[filter]
     scale = length / new_length
     wider = max(scale, 1.0)
@@ -149,4 +191,6 @@ def _weights(length: int, new_length: int, filter: Filter) -> Weights:
     # Rounded half away from zero.
     whole = np.trunc(weights * (1 << PRECISION_BITS) + np.copysign(0.5, weights)).astype(np.int32)
     used = (weights != 0).any(axis=0)
-    return np.minimum(places, length - 1)[:, used], whole[:, used]
+    places, whole = np.minimum(places, length - 1)[kept, used], whole[kept, used]
+    seen = slice(int(places.min()), int(places.max()) + 1)
+    return _Taps(seen, places.T - seen.start, np.ascontiguousarray(whole.T))
