@@ -6,15 +6,16 @@ of consecutive steps. Shapes: n steps, D embedding width, K class scores, H heig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extractors.ahead import PreparedAhead
 from extractors.buffer import SlidingBuffer
-from extractors.media.blocks import OpenPicture, OpenSound
+from extractors.media.blocks import FrameBlock, OpenPicture, OpenSound
 from extractors.media.gaps import Gap
 from extractors.spec import (
     AudioEncoder,
@@ -104,7 +105,10 @@ class PictureLane:
         self._batch = batch_size
         self._strict = strict
         self._source = resources.enter_context(reader)
-        self._blocks = iter(self._source)
+        blocks: Iterable[FrameBlock] = self._source
+        if isinstance(encoder, FramePreparer):
+            blocks = resources.enter_context(PreparedAhead(self._source, encoder.prepare))
+        self._blocks = iter(blocks)
         self._decoded_all = False
         self._end = 0.0
         self._pixels: SlidingBuffer | None = None  # frames that wait for the net
@@ -134,8 +138,6 @@ class PictureLane:
             self._end = max(self._end, self._source.end)
             return
         frames = block.frames
-        if isinstance(self._encoder, FramePreparer):
-            frames = self._encoder.prepare(frames)
         if self._pixels is None:
             self._pixels = SlidingBuffer(frames.shape[1:], np.uint8, first=block.first)
         self._pixels.append(frames)
