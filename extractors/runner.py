@@ -18,7 +18,7 @@ those of a device with more room. A warning says so. If that fails, the video fa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier, Lock
 from typing import Any
@@ -28,14 +28,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extractors.device_queue import Answer, DeviceQueue, Inputs, Outputs
 from extractors.interruption import check_interruption, result_of
 from extractors.joint import DEVICE_ROWS, JointBatches
 from extractors.out_of_memory import is_out_of_memory, no_room, release
 
-Inputs = Tensor | Mapping[str, Tensor]
 Forward = Callable[[Any], tuple[Tensor, ...]]
 Prepare = Callable[[Tensor], Inputs]
-Outputs = tuple[NDArray[np.float32], ...]
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +75,11 @@ class Runner:
         self._halved = False  # whether the device has no room for whole batches
         on_cpu = device.type == "cpu"
         self._pool = _single_core_threads(threads or torch.get_num_threads()) if on_cpu else None
-        self._joint: JointBatches[tuple[Tensor, ...]] | None = None
+        self._queue = None if on_cpu else DeviceQueue(device)
+        self._joint: JointBatches[Answer] | None = None
         if (not on_cpu) if joint is None else joint:
             rows = min(device_chunk, DEVICE_ROWS)
-            self._joint = JointBatches(self._launch, self._collect, rows=rows)
+            self._joint = JointBatches(self._launch, Answer.wait, rows=rows)
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
         """Run the net on (N, ...); each output is (N, ...) float32. N may be 0.
@@ -124,15 +124,17 @@ class Runner:
                 future.cancel()
 
     def _run(self, batch: NDArray[Any]) -> Outputs:
-        return self._collect(self._launch(batch))
+        return self._launch(batch).wait()
 
-    def _launch(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
+    def _launch(self, batch: NDArray[Any]) -> Answer:
         """Start the net; on an accelerator the answer may still be in the making."""
-        if self._device.type == "cpu":  # `each` tries again
-            return self._start(batch)
+        if self._queue is None:  # `each` tries again
+            with torch.inference_mode():
+                outputs = self._forward(self._prepared(batch))
+                return Answer(tuple(output.float() for output in outputs))
         if not self._halved:
             try:
-                return self._start(batch)
+                return self._ask(self._queue, [batch])
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -142,21 +144,15 @@ class Runner:
             if self._joint is not None:
                 self._joint.forget()
         try:
-            parts = 1 if len(batch) < 2 else 2
-            halves = [self._start(half) for half in np.array_split(batch, parts)]
-            return tuple(torch.cat(outputs) for outputs in zip(*halves, strict=True))
+            return self._ask(self._queue, np.array_split(batch, 1 if len(batch) < 2 else 2))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise no_room(self._device, error) from error
 
-    def _start(self, batch: NDArray[Any]) -> tuple[Tensor, ...]:
-        inputs = self._prepared(torch.from_numpy(batch))
-        if self._device.type == "cpu":
-            with torch.inference_mode():
-                return tuple(output.float() for output in self._forward(inputs))
-        if self._device.type == "cuda":  # the copy then waits in the device's queue, not here
-            inputs = _each(inputs, Tensor.pin_memory)
+    def _ask(self, queue: DeviceQueue, parts: Sequence[NDArray[Any]]) -> Answer:
+        """Queue a batch and its way back, in so many parts."""
+        ready = [queue.pin(self._prepared(part)) for part in parts]
         # Kernels are chosen when they are launched. TF32 would make features depend on the device
         # that computed them; the switches that are not named here would be turned off.
         with (
@@ -164,25 +160,19 @@ class Runner:
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
-            there = _each(inputs, lambda value: value.to(self._device, non_blocking=True))
-            return tuple(output.float() for output in self._forward(there))
+            answers = [self._forward(queue.send(part)) for part in ready]
+            whole = tuple(
+                torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+                for outputs in zip(*answers, strict=True)
+            )
+            return queue.answer(whole)  # before another net's batch is queued behind this one
 
-    def _prepared(self, rows: Tensor) -> Inputs:
+    def _prepared(self, batch: NDArray[Any]) -> Inputs:
+        rows = torch.from_numpy(batch)
         if self._prepare is None:
             return rows
         with torch.inference_mode():
             return self._prepare(rows)
-
-    @staticmethod
-    def _collect(outputs: tuple[Tensor, ...]) -> Outputs:
-        return tuple(output.cpu().numpy() for output in outputs)
-
-
-def _each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """The same change made to all that a net is given."""
-    if isinstance(inputs, Tensor):
-        return change(inputs)
-    return {name: change(value) for name, value in inputs.items()}
 
 
 def _single_core_threads(count: int) -> ThreadPoolExecutor:

@@ -85,7 +85,7 @@ class I3DStream:
         The same bits as `windows` gives on a CPU.
         """
         if not self._on_cpu or not count:
-            return self.windows(self._cut(frames, count))
+            return self.windows(cut_windows(frames, count, self._grid))
         runs = np.array_split(np.arange(count), max(-(-count // LONGEST_RUN), self._threads))
         grid = self._grid
         parts = [
@@ -94,10 +94,6 @@ class I3DStream:
             if len(run)
         ]
         return np.concatenate([features for (features,) in self._run.each(parts)])
-
-    def _cut(self, frames: NDArray[np.generic], count: int) -> NDArray[np.generic]:
-        begins = np.arange(count) * self._grid.stride
-        return frames[begins[:, None] + np.arange(self._grid.window)]
 
     def _forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """A stretch (F, 224, 224, C), or a batch of windows (N, T, 224, 224, C)."""
@@ -192,6 +188,14 @@ class I3DFlowEncoder:
         return np.concatenate(
             [self._rgb.stretch(pictures, count), self._flow.stretch(moved, count)], axis=1
         )
+
+
+def cut_windows(
+    frames: NDArray[np.generic], count: int, grid: WindowGrid
+) -> NDArray[np.generic]:
+    """Windows (count, window, ...) that begin every stride of a stretch of frames (F, ...)."""
+    begins = np.arange(count) * grid.stride
+    return frames[begins[:, None] + np.arange(grid.window)]
 
 
 def load_i3d(

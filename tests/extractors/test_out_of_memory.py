@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,20 @@ class Crowded:
     def __init__(self, room: int) -> None:
         self.room = room
         self.asked: list[int] = []
-        self._rows = torch.empty(0)
+        self._prepared: deque[Tensor] = deque()
 
     def prepare(self, rows: Tensor) -> Tensor:
-        self._rows = rows
+        self._prepared.append(rows)
         return rows
 
     def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
         assert rows.device == DEVICE
         self.asked.append(len(rows))
+        values = self._prepared.popleft()
         if len(rows) > self.room:
+            self._prepared.clear()  # those of the other half
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
-        return 2 * self._rows, 3 * self._rows
+        return 2 * values, 3 * values
 
     def runner(self, *, joint: bool | None = None) -> Runner:
         return Runner(
