@@ -48,8 +48,9 @@ class DeviceQueue:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # With its number: without one it would be another GPU in a thread with another current one.
+        self._device = device if self._copies is None else self._copies.device
 
     def pin(self, inputs: Inputs) -> Inputs:
         """Inputs in memory that the device can copy from by itself."""
@@ -72,12 +73,16 @@ class DeviceQueue:
         whole = tuple(output.float() for output in outputs)
         if self._copies is None:
             return Answer(whole)
-        here = tuple(torch.empty(value.shape, pin_memory=True) for value in whole)
+        here = tuple(_pinned_like(value) for value in whole)
         for target, value in zip(here, whole, strict=True):
             target.copy_(value, non_blocking=True)
         there = torch.cuda.Event(blocking=True)
         there.record(torch.cuda.current_stream(self._device))
         return Answer(here, there)
+
+
+def _pinned_like(value: Tensor) -> Tensor:
+    return torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=True)
 
 
 def _each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:

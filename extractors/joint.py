@@ -2,8 +2,8 @@
 
 Each video runs in a thread of its own and asks the net for its rows. Whichever thread finds the
 device free serves all: it takes what waits, oldest first, joins requests of one kind up to a full
-batch, runs the net, hands each its rows, and passes the service on once its own are there. No
-thread belongs to the device, so a single video goes the same way at no cost.
+batch, has the net run, hands each its rows, and passes the service on once its own are there. No
+thread waits for requests, so a single video goes the same way at no cost.
 
 What is promised (the mode is called ``exact``, and there is no other): a row's answer does not
 depend on which rows stand beside it, so that equal files give equal bits alone and in company.

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier, Lock
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,9 @@ Prepare = Callable[[Tensor], Inputs]
 
 log = logging.getLogger(__name__)
 
-# Torch keeps one set of cuDNN's settings for the process: threads change them one at a time.
-_settings = Lock()
+# One thread asks the devices of a process: cuDNN's handles and plans belong to a thread, and each
+# would make its own; torch keeps one set of cuDNN's settings for all of them.
+_asking = ThreadPoolExecutor(1, thread_name_prefix="device")
 
 
 class Runner:
@@ -153,10 +154,12 @@ class Runner:
     def _ask(self, queue: DeviceQueue, parts: Sequence[NDArray[Any]]) -> Answer:
         """Queue a batch and its way back, in so many parts."""
         ready = [queue.pin(self._prepared(part)) for part in parts]
+        return _asking.submit(self._queue_up, queue, ready).result()
+
+    def _queue_up(self, queue: DeviceQueue, ready: Sequence[Inputs]) -> Answer:
         # Kernels are chosen when they are launched. TF32 would make features depend on the device
         # that computed them; the switches that are not named here would be turned off.
         with (
-            _settings,
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):

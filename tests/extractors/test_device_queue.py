@@ -13,7 +13,7 @@ from torch import Tensor
 
 from extractors.device_queue import Answer, DeviceQueue
 
-CPU = torch.device("cpu")
+GPU = torch.device("cuda", 1)
 
 
 class Log:
@@ -23,17 +23,24 @@ class Log:
         self.notes: list[str] = []
         cuda = torch.cuda
         monkeypatch.setattr(cuda, "Stream", lambda device: FakeStream(self, "copies"))
-        monkeypatch.setattr(cuda, "current_stream", lambda device: FakeStream(self, "computing"))
+        monkeypatch.setattr(cuda, "current_stream", self._current)
         monkeypatch.setattr(cuda, "stream", self._on)
         monkeypatch.setattr(cuda, "Event", lambda **options: FakeEvent(self, **options))
         monkeypatch.setattr(Tensor, "pin_memory", lambda value: value.clone())
+        monkeypatch.setattr(Tensor, "to", lambda value, device, non_blocking: value.clone())
         monkeypatch.setattr(
             Tensor, "record_stream", lambda value, stream: self.note(f"kept for {stream.name}")
         )
         empty = torch.empty
         monkeypatch.setattr(
-            torch, "empty", lambda *shape, pin_memory: empty(*shape) if pin_memory else None
+            torch,
+            "empty",
+            lambda shape, *, pin_memory, **kind: empty(shape, **kind) if pin_memory else None,
         )
+
+    def _current(self, device: torch.device) -> FakeStream:
+        assert device == GPU  # not the one that happens to be current
+        return FakeStream(self, "computing")
 
     def note(self, words: str) -> None:
         self.notes.append(words)
@@ -46,6 +53,8 @@ class Log:
 
 
 class FakeStream:
+    device = GPU
+
     def __init__(self, log: Log, name: str) -> None:
         self.log, self.name = log, name
 
@@ -68,9 +77,7 @@ class FakeEvent:
 def cuda_queue(monkeypatch: pytest.MonkeyPatch) -> tuple[DeviceQueue, Log]:
     """A queue of CUDA whose tensors lie on the CPU."""
     log = Log(monkeypatch)
-    queue = DeviceQueue(torch.device("cuda"))
-    queue._device = CPU
-    return queue, log
+    return DeviceQueue(torch.device("cuda")), log
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -91,7 +98,7 @@ def test_rows_go_there_on_a_stream_of_their_own(
 
 def test_only_the_own_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, log = cuda_queue(monkeypatch)
-    outputs = torch.arange(4.0), torch.arange(4).to(torch.bfloat16)
+    outputs = torch.arange(4.0), torch.arange(4, dtype=torch.bfloat16)
     answer = queue.answer(outputs)
     assert log.notes == ["event behind computing"]  # and nobody has waited
     arrays = answer.wait()
