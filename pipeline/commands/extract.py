@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="videos that each process has in flight (default: 4 on a GPU, 2 on this CPU, else 1)",
+        help="videos that each process has in flight (default: on a GPU 4, or 12 beside as many "
+        "cores; 2 on this CPU, else 1)",
     )
     parser.add_argument("--reader", default="auto", choices=("auto", "decord", "ffmpeg"))
     parser.add_argument("--limit", type=int, default=None, help="stop after this many videos")

@@ -20,7 +20,7 @@ from fixtures.media import run_ffmpeg
 from pipeline.cli import main
 from pipeline.core.ledger import Ledger, LedgerRow
 from workflows.extraction.attempts import CRASHES, read_attempts
-from workflows.extraction.groups import TRIALS, Trials, choose_at_once, group_jobs
+from workflows.extraction.groups import TRIALS, Trials, choose_at_once, cores_of_each, group_jobs
 from workflows.extraction.run import extract
 from workflows.extraction.task import ExtractGroup, ExtractJob
 
@@ -183,22 +183,45 @@ def test_a_worker_that_dies_before_it_begins_is_not_replaced_for_ever(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("device", "on_gpu", "here", "expected"),
+    ("device", "on_gpu", "here", "cores", "expected"),
     [
-        ("auto", False, True, 2),
-        ("cpu", True, True, 2),
-        ("auto", False, False, 1),
-        ("auto", True, True, 4),
-        ("auto", True, False, 4),
-        ("cpu", True, False, 1),
-        ("cuda:0", False, False, 4),
+        ("auto", False, True, 16, 2),
+        ("cpu", True, True, 16, 2),
+        ("auto", False, False, 16, 1),
+        ("auto", True, True, 2, 4),
+        ("auto", True, True, 8, 8),
+        ("auto", True, True, 96, 12),
+        ("auto", True, False, 10, 10),
+        ("auto", True, False, None, 4),
+        ("cpu", True, False, 16, 1),
+        ("cuda:0", False, False, None, 4),
+        ("cuda:0", False, True, 16, 12),
     ],
 )
-def test_the_number_at_once_suits_the_device(
-    device: str, on_gpu: bool, here: bool, expected: int
+def test_the_number_at_once_suits_the_device_and_its_cores(
+    device: str, on_gpu: bool, here: bool, cores: int | None, expected: int
 ) -> None:
-    assert choose_at_once(None, device=device, on_gpu=on_gpu, here=here) == expected
-    assert choose_at_once(3, device=device, on_gpu=on_gpu, here=here) == 3
+    options: dict[str, Any] = {"device": device, "on_gpu": on_gpu, "here": here, "cores": cores}
+    assert choose_at_once(None, **options) == expected
+    assert choose_at_once(3, **options) == 3
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "workers", "expected"),
+    [
+        ("serial", None, 48),
+        ("dask", None, 12),
+        ("dask", 8, 6),
+        ("tcp://10.0.0.1:8786", None, None),
+        ("tcp://10.0.0.1:8786", 4, None),
+    ],
+)
+def test_cores_are_shared_by_the_processes_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, scheduler: str, workers: int | None, expected: int | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr("workflows.extraction.groups.core_count", lambda: 48)
+    assert cores_of_each(scheduler, workers) == expected
 
 
 def test_a_gpu_that_comes_later_changes_how_many_are_at_once() -> None:

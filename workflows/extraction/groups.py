@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractors.storage.store import FeatureStore
+from pipeline.core.cores import core_count
 from workflows.extraction.attempts import CRASHES, attempts_at
 from workflows.extraction.report import BUSY, ExtractRow
 from workflows.extraction.task import ExtractGroup, ExtractJob
+from workflows.machine import local_gpus
 from workflows.tasks import TaskResult
 
 GPU_AT_ONCE = 4  # one decodes as fast as one core can, which a GPU waits for
+MOST_ON_GPU = 12  # beside many cores: each has decoders, and with I3D some 200 MB, of its own
 CPU_AT_ONCE = 2  # one waits for its decoder or its disk while the other has the cores
 MOST_ROUNDS = 8  # videos of a group for each that is in flight: its end leaves places empty
 MOST_BYTES = 4 << 30  # files of a group together: long videos go one round at a time
@@ -25,7 +28,9 @@ SHARE = 16  # of what is left a group takes at most so manyth: the workers end a
 Results = Generator[TaskResult[ExtractJob, ExtractRow], None, None]
 
 
-def choose_at_once(at_once: int | None, *, device: str, on_gpu: bool, here: bool) -> int:
+def choose_at_once(
+    at_once: int | None, *, device: str, on_gpu: bool, here: bool, cores: int | None = None
+) -> int:
     """Number of videos that a process has in flight.
 
     Args:
@@ -34,16 +39,31 @@ def choose_at_once(at_once: int | None, *, device: str, on_gpu: bool, here: bool
         on_gpu: Whether ``auto`` finds a GPU.
         here: Whether this process does all; else there are several, which keep the cores of a
             machine busy together.
+        cores: That a process has for itself; None where that is not known.
 
     Returns:
-        What was asked for; else 4 where the nets run on a GPU, 2 on the CPU of this process, 1 on
-        those of several.
+        What was asked for; else 4 where the nets run on a GPU, or as many as there are cores, if
+        these are more, up to 12; 2 on the CPU of this process, 1 on those of several.
     """
     if at_once is not None:
         return at_once
     if device != "cpu" and (device != "auto" or on_gpu):
-        return GPU_AT_ONCE
+        return max(GPU_AT_ONCE, min(MOST_ON_GPU, cores or 0))
     return CPU_AT_ONCE if here else 1
+
+
+def cores_of_each(scheduler: str, workers: int | None) -> int | None:
+    """Cores for each process that has a GPU; None where they are on other machines.
+
+    Args:
+        scheduler: As for `workflows.schedule.run_tasks`.
+        workers: Number of processes that was asked for.
+    """
+    if scheduler == "serial":
+        return core_count()
+    if scheduler == "dask":
+        return core_count() // max(1, workers or len(local_gpus()))
+    return None
 
 
 def group_jobs(

@@ -29,7 +29,14 @@ from pipeline.core.errors import (
 )
 from pipeline.core.ledger import LedgerRow
 from workflows.extraction.attempts import CRASHES, attempts_at
-from workflows.extraction.groups import Results, Trials, choose_at_once, group_jobs, results_of_jobs
+from workflows.extraction.groups import (
+    Results,
+    Trials,
+    choose_at_once,
+    cores_of_each,
+    group_jobs,
+    results_of_jobs,
+)
 from workflows.extraction.orphans import CLOSING_S, SETTLE_S, await_orphans, judge_orphans
 from workflows.extraction.pack_along import packing_along
 from workflows.extraction.plan import estimate, make_plan, reason_of
@@ -170,7 +177,13 @@ def extract(
     run = partial(
         _run_here if here else partial(_run_there, store=store),
         place=place,
-        choose=partial(choose_at_once, at_once, device=device, here=here),
+        choose=partial(
+            choose_at_once,
+            at_once,
+            device=device,
+            here=here,
+            cores=cores_of_each(scheduler, workers),
+        ),
         alone=suspects,
     )
     with told(store.path):
