@@ -190,9 +190,7 @@ class I3DFlowEncoder:
         )
 
 
-def cut_windows(
-    frames: NDArray[np.generic], count: int, grid: WindowGrid
-) -> NDArray[np.generic]:
+def cut_windows(frames: NDArray[np.generic], count: int, grid: WindowGrid) -> NDArray[np.generic]:
     """Windows (count, window, ...) that begin every stride of a stretch of frames (F, ...)."""
     begins = np.arange(count) * grid.stride
     return frames[begins[:, None] + np.arange(grid.window)]
