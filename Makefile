@@ -12,7 +12,7 @@ check:  ## style, formatting and types
 test:  ## the whole suite; needs no network and no system package
 	$(PYTHON) -m pytest -n 2
 
-torture:  ## 448 damaged files and 50 rounds of killed processes; 8 minutes on 2 idle cores
+torture:  ## 560 damaged files, 207 odd but honest ones, and 50 rounds of killed processes
 	TORTURE=full $(PYTHON) -m pytest -n 2 tests/torture
 
 bench:  ## speed and memory on this machine, over a video that it makes itself
@@ -42,4 +42,5 @@ gpu-check:  ## tests and timings that need a CUDA device; fails when there is no
 	$(PYTHON) -m pipeline bench precision --device cuda
 	$(PYTHON) -m pipeline bench epoch --device cuda
 	mkdir -p $(dir $(GPU_JSON))
+	$(PYTHON) -m pipeline bench busy --device cuda --json $(dir $(GPU_JSON))gpu-busy.json
 	$(PYTHON) -m pipeline bench backbones --device cuda --json $(GPU_JSON)

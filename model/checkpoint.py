@@ -7,11 +7,13 @@ when a writer is killed between two files, and beside it as JSON for people and 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,6 +30,8 @@ BINDING = (
     "classes",
     "digest",
 )  # what both copies of a card must agree on
+DEPTHS = ("unimodal_blocks", "decoder_blocks", "embedding_layers", "levels")  # of any network
+LEAST_DEPTH, LEAST_VALUES = 64, 50_000_000  # below both, a network is built in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ def load_network(path: Path) -> tuple[Network, Card]:
     """
     card = read_card(path)
     try:
+        _refuse_far_larger(path, card)
         model = build_network(card.method, **card.architecture)
         model.load_state_dict(load_file(path))
     except (SafetensorError, OSError) as error:
@@ -187,11 +192,35 @@ def read_card(path: Path) -> Card:
     return card
 
 
+def _refuse_far_larger(path: Path, card: Card) -> None:
+    """Refuse the card of a network that would fill the memory before it is found not to fit.
+
+    It is built without memory; and the deeper ones not even so, which would take hours.
+
+    Raises:
+        ConfigError: The network has many times as many values as the file, or more blocks than the
+            file has tensors.
+    """
+    with safe_open(path, framework="pt") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+    for name in DEPTHS:
+        depth = card.architecture.get(name)
+        if isinstance(depth, int) and depth > max(len(shapes), LEAST_DEPTH):
+            raise ConfigError(f"{name}={depth:,} where the file has {len(shapes)} tensors")
+    with torch.device("meta"):
+        empty = build_network(card.method, **card.architecture)
+    needed = sum(value.numel() for value in empty.state_dict().values())
+    held = sum(map(math.prod, shapes))
+    if needed > 2 * held + LEAST_VALUES:
+        raise ConfigError(f"the network has {needed:,} values, the file {held:,}")
+
+
 def _parse(text: str, source: Path) -> Card:
     try:
         value = json.loads(text)
         card = Card(**{**value, "classes": tuple(value["classes"])})
-    except (ValueError, TypeError, KeyError) as error:
+        named = card.architecture.get("classes")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{source} does not hold the card of a checkpoint: {error}"
         ) from error
@@ -200,10 +229,9 @@ def _parse(text: str, source: Path) -> Card:
             f"{source} has a card of format {card.format}, this version reads {FORMAT}",
             hint="update the program",
         )
-    if len(card.classes) != card.architecture.get("classes"):
+    if len(card.classes) != named:
         raise CheckpointError(
-            f"{source} names {len(card.classes)} classes for a network of "
-            f"{card.architecture.get('classes')}"
+            f"{source} names {len(card.classes)} classes for a network of {named}"
         )
     return card
 

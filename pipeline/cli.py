@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from pipeline import __version__
 from pipeline.core.errors import PipelineError
+from pipeline.core.terminal import plain_output
 
 # Command -> one line for the overview. Each lives in pipeline/commands/<name>.py.
 COMMANDS: dict[str, str] = {
@@ -74,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    args = build_parser().parse_args(argv)
+    with plain_output():
+        return _run(build_parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace) -> int:
     debug = args.debug or os.environ.get("PIPELINE_DEBUG", "") not in ("", "0")
     try:
         return int(args.execute(args))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.recipe import Recipe
 
 T = TypeVar("T")
 Place = tuple[str, ...]
+MOST_VALUES = 100_000  # in a file: a recipe with every value written out has two hundred
 
 __all__ = [
     "Recipe",
@@ -178,6 +180,7 @@ class YamlReader:
         try:
             loader = yaml.SafeLoader(self.path.read_text(encoding="utf-8"))
             node = loader.get_single_node()
+            _refuse_bomb(node)
             value = None if node is None else loader.construct_document(node)
         except FileNotFoundError as error:
             raise ConfigError(
@@ -188,6 +191,8 @@ class YamlReader:
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
             raise ConfigError(f"{self.path} is no valid YAML: {_first_line(error)}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{self.path} is no valid YAML: too many brackets nested") from error
         if not isinstance(value, dict):
             raise ConfigError(f"{self.path} holds no sections", hint="a recipe starts with data:")
         self._note_lines(node, ())
@@ -313,6 +318,24 @@ class YamlReader:
             self.problems.append(f"{name}: {what}")
 
 
+def _refuse_bomb(root: yaml.Node | None) -> None:
+    """Refuse lines of aliases of aliases, or of what they stand in: they stand for too many values.
+
+    Raises:
+        ValueError: There are more than `MOST_VALUES`, each counted as often as it is named.
+    """
+    waiting, count = [root], 0
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"it stands for more than {MOST_VALUES:,} values")
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+
+
 def _number(value: Any) -> float:
     """A finite float. YAML 1.1 reads 1e-4 (without a dot) as text; we do not."""
     if isinstance(value, str):
@@ -322,7 +345,7 @@ def _number(value: Any) -> float:
             raise TypeError("a number") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("a number")
-    if not abs(value) < float("inf"):
+    if not abs(value) <= sys.float_info.max:
         raise TypeError("a finite number")
     return float(value)
 
@@ -353,4 +376,7 @@ def shown(value: Any) -> str:
     """
     brief = reprlib.Repr()
     brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring = 2, 6, 6, 200
-    return brief.repr(value)
+    try:
+        return brief.repr(value)
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        return "a number of thousands of digits"

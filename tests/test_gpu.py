@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from extractors.audio.vggish import VGGishEncoder
+from extractors.device_queue import DeviceQueue
 from extractors.grids import OWN_GRID
 from extractors.i3d_vggish_spec import vggish_spec
 from extractors.registry import load_backbone
+from extractors.runner import Runner
 from extractors.storage.store import FeatureStore
 from extractors.vision.i3d import I3DStream
 from extractors.windows import WindowGrid
@@ -26,6 +28,7 @@ from model.loco import LoCo
 from model.sequence import SequenceDetector
 from tests.fixtures.whole_sequences import activate_sequence
 from workflows.bench.backbone_nets import backbone_cases, moving_pictures, sounds
+from workflows.bench.busy import BusyTask, measure_busy
 from workflows.bench.data import PlantedVideos, Sizes
 from workflows.bench.epoch import measure_epoch
 from workflows.bench.matrix_rate import arithmetic_of_extraction, check_float32
@@ -235,3 +238,51 @@ def test_videos_that_share_batches_have_the_bits_that_each_has_alone(
         one, other = alone.read(id), shared.read(id)
         for name, array in one.arrays.items():
             assert array.tobytes() == other.arrays[name].tobytes(), (id, name)
+
+
+def test_an_answer_is_there_before_what_was_queued_behind_it() -> None:
+    device = torch.device("cuda")
+    queue = DeviceQueue(device)
+    rows = torch.arange(12, dtype=torch.float32).reshape(4, 3)
+    there = queue.send(queue.pin(rows))
+    assert isinstance(there, torch.Tensor)
+    answer = queue.answer((2 * there, there.half()))
+    torch.cuda._sleep(4_000_000_000)  # cycles: seconds
+    behind = torch.cuda.Event()
+    behind.record()
+    double, same = answer.wait()
+    assert not behind.query()
+    np.testing.assert_array_equal(double, 2 * rows.numpy())
+    np.testing.assert_array_equal(same, rows.numpy())
+    assert same.dtype == np.float32
+    torch.cuda.synchronize()
+
+
+def test_rows_that_are_copied_beside_a_batch_reach_their_own() -> None:
+    """Memory of one copy must not be taken by the next while a batch still reads it."""
+    net = torch.nn.Linear(2048, 64, bias=False).cuda().requires_grad_(False)
+
+    def forward(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        torch.cuda._sleep(2_000_000)  # cycles: the next rows come before these are read
+        return (net(rows).sum(1, keepdim=True) * 0 + rows.mean(1, keepdim=True),)
+
+    run = Runner(
+        forward,
+        device=torch.device("cuda"),
+        threads=1,
+        cpu_chunk=4,
+        device_chunk=32,
+    )
+    batch = np.repeat(np.arange(4096, dtype=np.float32)[:, None], 2048, axis=1)
+    (means,) = run(batch)
+    np.testing.assert_array_equal(means, batch[:, :1])
+
+
+def test_how_busy_the_gpu_is_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    report = measure_busy(BusyTask(torch.device("cuda"), videos=6, seconds=20))
+    with capsys.disabled():  # the figures are what this is for
+        print("\n" + report.format_table())
+    assert 0 < report.share <= 1
+    # Sound and picture have batches of their own; both are counted.
+    assert len(report.intervals) >= 2 * report.steps / 32
+    assert report.busy <= report.wall

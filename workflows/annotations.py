@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -345,7 +345,7 @@ def read_json(path: Path, *, what: str, twice: list[str] | None = None) -> Any:
         raise ConfigError(f"the {what} {path} does not exist", hint="check the path") from error
     except OSError as error:
         raise ConfigError(f"the {what} {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the {what} {path} is no valid JSON: {error}") from error
 
 
@@ -393,4 +393,6 @@ def _same(one: Event, other: Event) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that a float can hold; JSON has none too large to be written."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max

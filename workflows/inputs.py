@@ -203,12 +203,13 @@ _ROOTS = ("/", "//", ".", "..")
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     reader = csv.DictReader(io.StringIO(_read(path), newline=""))
-    if "path" not in (reader.fieldnames or ()):
-        raise UsageError(
-            f"{path} has no column 'path'; its first line is {','.join(reader.fieldnames or ())!r}",
-            hint="name the columns in the first line, for example: path,id",
-        )
     try:
+        if "path" not in (reader.fieldnames or ()):
+            raise UsageError(
+                f"{path} has no column 'path'; its first line is "
+                f"{','.join(reader.fieldnames or ())!r}",
+                hint="name the columns in the first line, for example: path,id",
+            )
         for row in reader:
             yield reader.line_num, dict(row)
     except csv.Error as error:
@@ -221,7 +222,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: no JSON: {error}") from error
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: no object with a path")

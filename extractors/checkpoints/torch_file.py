@@ -28,6 +28,7 @@ ZIP_START = b"PK\x03\x04"
 ZIP_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature; lengths of name and extra field
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # with which torch's older layout begins
 PICKLE_LIMIT = 1 << 28  # bytes of the table in an archive; that of 10,000 tensors has 1 MB
+WORD_BYTES = 64  # of a member that says one word
 COUNT = struct.Struct("<q")
 
 
@@ -144,7 +145,7 @@ def _read_archive(handle: IO[bytes]) -> Any:
         folder = tables[0].removesuffix("data.pkl")
         if archive.getinfo(tables[0]).file_size > PICKLE_LIMIT:
             raise CheckpointFault("the table of its tensors has more than 256 MiB")
-        if _member(archive, f"{folder}byteorder", b"little") != b"little":
+        if _byte_order(archive, f"{folder}byteorder") != b"little":
             raise CheckpointFault("its numbers are in big-endian order")
         table = archive.read(tables[0])
     except ZIP_FAULTS as error:
@@ -184,8 +185,12 @@ def _archived(
     return storage
 
 
-def _member(archive: zipfile.ZipFile, name: str, default: bytes) -> bytes:
-    return archive.read(name).strip() if name in archive.namelist() else default
+def _byte_order(archive: zipfile.ZipFile, name: str) -> bytes:
+    """What a member says, which is a word: a few bytes can unpack to more than a memory holds."""
+    if name not in archive.namelist():
+        return b"little"
+    with archive.open(name) as member:
+        return member.read(WORD_BYTES).strip()
 
 
 def _is_older_layout(handle: IO[bytes]) -> bool:
@@ -210,7 +215,7 @@ def _read_older(handle: IO[bytes]) -> Any:
         raise CheckpointFault("its numbers are in big-endian order")
     content = unpickle(handle, storage=storage)
     names = unpickle(handle)
-    if not isinstance(names, list) or set(names) != set(storages):
+    if not isinstance(names, list) or not _are_texts(names) or set(names) != set(storages):
         raise CheckpointFault("the list of its storages does not fit its tensors")
     size = _file_size(handle)
     for name in names:
@@ -223,6 +228,10 @@ def _read_older(handle: IO[bytes]) -> Any:
             raise CheckpointFault("it is cut off inside a tensor")
         handle.seek(place.nbytes, os.SEEK_CUR)
     return content
+
+
+def _are_texts(names: list[Any]) -> bool:
+    return all(isinstance(name, str) for name in names)
 
 
 def _file_size(handle: IO[bytes]) -> int:

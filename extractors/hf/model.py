@@ -35,7 +35,7 @@ from extractors.hf.files import (
     find_weights_of,
     parse_model_name,
 )
-from extractors.hf.hub import PROCESSOR_FILES
+from extractors.hf.hub import CONFIG, PROCESSOR_FILES
 from extractors.hf.weights import read_settings
 from extractors.media.resampling import KAISER_BEST_WORDS
 from extractors.spec import HF_PREFIX, MODALITIES, BackboneSpec, EncoderSpec, Modality
@@ -295,7 +295,12 @@ def _encoder_spec(
     grid: WindowGrid,
 ) -> EncoderSpec:
     parts = [family.words]
-    frames = family.clip_frames(folder.config)
+    try:
+        frames, dim = family.clip_frames(folder.config), family.dim(folder.config)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise EnvironmentFault(
+            f"{folder.path / CONFIG} is damaged: {error}", hint="download the model again"
+        ) from error
     if frames and frames != grid.window:
         parts.append(f"{frames} frames spread evenly over the {grid.window} of a window")
     if family.modality == "audio":
@@ -306,7 +311,7 @@ def _encoder_spec(
     return EncoderSpec(
         name=f"{HF_PREFIX}{family.model_type}",
         modality=family.modality,
-        dim=family.dim(folder.config),
+        dim=dim,
         classes=0,
         unit=family.unit,
         preprocessing="; ".join(parts),

@@ -54,6 +54,8 @@ def load_net(
     """
     transformers = import_transformers()
     config = load_part(folder, "configuration", transformers.AutoConfig.from_pretrained)
+    # A configuration may name a repository of the hub whose native code computes the attention.
+    config._attn_implementation = None
     if tower:
         whole, config = config, getattr(config, tower)
         if hasattr(whole, "projection_dim"):
@@ -116,7 +118,8 @@ def load_part(folder: ModelFolder, what: str, load: Callable[..., T], **options:
         EnvironmentFault: That part is missing, damaged or does not fit.
     """
     with _loading(folder, what):
-        return load(str(folder.path), local_files_only=True, **options)
+        # Where this is left open, the user is asked whether the folder's own code may be run.
+        return load(str(folder.path), local_files_only=True, trust_remote_code=False, **options)
 
 
 def pool(answer: Any, family: Family) -> Tensor:

@@ -123,7 +123,7 @@ def _load(
             hint="save the model's processor there, too, with its save_pretrained()",
         )
     load = transformers.AutoTokenizer.from_pretrained
-    tokenizer = load_part(folder, "tokenizer", load, trust_remote_code=False)
+    tokenizer = load_part(folder, "tokenizer", load)
     net = load_net(folder, tower.net, tower="text_config", unused=(), device=device)
     config: Any = net.config
     positions = getattr(config, "max_position_embeddings", tower.positions) - tower.reserved

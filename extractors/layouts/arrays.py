@@ -6,6 +6,7 @@ been found right: its type, its width, its length, and that the file holds what 
 
 from __future__ import annotations
 
+import stat
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ from numpy.typing import NDArray
 from extractors.zip_faults import ZIP_FAULTS
 
 MAX_BYTES = 8 << 30  # of one array: a day of 1536 values four times a second, in double precision
+# Features hardly pack, those of silence well: what is large and packs better than so was made to
+# fill a memory.
+MAX_RATIO = 200
+UNPACKED_BYTES = 256 << 20
 
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -106,12 +111,14 @@ def _not_finite(array: NDArray[Any]) -> str:
 def _opened(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
     """The bytes of an npy array and their number; what goes wrong with them is an `ArrayFault`."""
     try:
+        size = _size(path)
         if not key:
             with path.open("rb") as handle:
-                yield handle, path.stat().st_size
+                yield handle, size
             return
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{key}.npy")
+            _refuse_bomb(info)
             with archive.open(info) as member:
                 yield member, info.file_size
     except KeyError:
@@ -122,6 +129,24 @@ def _opened(path: Path, key: str) -> Iterator[tuple[IO[bytes], int]]:
         raise ArrayFault("unreadable", f"is no sound npz file: {error}") from error
     except OSError as error:
         raise ArrayFault("unreadable", f"cannot be read: {error.strerror or error}") from error
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; a pipe would be waited for, a device read without end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ArrayFault("unreadable", "is no file")
+    return status.st_size
+
+
+def _refuse_bomb(info: zipfile.ZipInfo) -> None:
+    """Refuse an array that a few bytes stand for and that would fill the memory."""
+    if info.file_size > max(UNPACKED_BYTES, MAX_RATIO * info.compress_size):
+        raise ArrayFault(
+            "unreadable",
+            f"unpacks {info.compress_size:,} bytes to {info.file_size:,}, more than "
+            f"{MAX_RATIO} times as many",
+        )
 
 
 def _keys(path: Path) -> str:

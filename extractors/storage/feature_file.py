@@ -114,6 +114,24 @@ class FeatureFile:
             raise unreadable(self.path, error) from error
         return hash_arrays(hashed) == self.record(id).sha256
 
+    def fits(self, id: str, rows: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a video has the arrays of a backbone, of the types and lengths that they must be.
+
+        Args:
+            id: The video.
+            rows: Shape of one row of each array, `extractors.shapes.array_shapes`.
+
+        Raises:
+            KeyError: The video is not in this file.
+            StoreError: Its record is damaged.
+            FormatFault: The header is damaged.
+        """
+        steps = self.record(id).summary.steps
+        places = {name[len(id) + 1 :]: self.tensors.place(name) for name in self.array_names(id)}
+        return {name: (place.dtype.str, place.shape) for name, place in places.items()} == {
+            name: (ARRAY_TYPES[name], (steps, *shape)) for name, shape in rows.items()
+        }
+
     def _hashed(self, handle: BinaryIO, name: str) -> tuple[str, tuple[int, ...], str]:
         """Type, shape and hash of one array.
 

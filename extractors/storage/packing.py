@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
+from extractors.shapes import array_shapes
 from extractors.storage.copying import ChangedError, copied
 from extractors.storage.feature_file import (
     FeatureFile,
@@ -31,6 +32,7 @@ SHARD_BYTES = 256 << 20
 KEPT_HEADERS = 16_384  # of small files, some 4 kB each; of more of them, headers are read twice
 SHARDS_AT_ONCE = 16  # the index, which holds all videos, is written once for so many
 SHARD_VIDEOS = 256  # a shard's header is read as a whole: this keeps it at some 300 kB
+SHARD_NAMES = 1 << 20  # bytes of all ids, which are in that header several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def find_damage(store: StoreView) -> Iterator[Damage]:
     for path in [*store.index.shards(), *store.loose_paths()]:
         try:
             file = read_feature_file(path, digest=store.digest)
-            unsound = [id for id in file.ids if not _is_sound(file, id)]
+            unsound = [id for id in file.ids if not _is_sound(store, file, id)]
         except FileNotFoundError:
             continue  # packed meanwhile
         except StoreError as error:
@@ -215,13 +217,13 @@ def _whole(store: StoreView, group: Iterable[_Loose]) -> Iterator[_Item]:
     """Videos in small files that agree with their hashes; the others stay, for verify() to name."""
     for item in _items(store, [loose.path for loose in group]):
         with suppress(StoreError, FileNotFoundError):
-            if _is_sound(item.file, item.record.id):
+            if _is_sound(store, item.file, item.record.id):
                 yield item
 
 
-def _is_sound(file: FeatureFile, id: str) -> bool:
+def _is_sound(store: StoreView, file: FeatureFile, id: str) -> bool:
     try:
-        return file.is_sound(id)
+        return file.is_sound(id) and file.fits(id, array_shapes(store.spec))
     except UnreadableError:
         raise
     except (KeyError, StoreError):
@@ -231,13 +233,13 @@ def _is_sound(file: FeatureFile, id: str) -> bool:
 def _groups(loose: Iterable[_Loose]) -> Iterator[list[_Loose]]:
     """Cut a row of videos into shards."""
     group: list[_Loose] = []
-    size = 0
+    size = names = 0
     for one in loose:
-        if group and (size + one.size > SHARD_BYTES or len(group) >= SHARD_VIDEOS):
+        size, names = size + one.size, names + len(one.id.encode())
+        if group and (size > SHARD_BYTES or names > SHARD_NAMES or len(group) >= SHARD_VIDEOS):
             yield group
-            group, size = [], 0
+            group, size, names = [], one.size, len(one.id.encode())
         group.append(one)
-        size += one.size
     if group:
         yield group
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +62,7 @@ def fingerprint(path: str | os.PathLike[str]) -> Source:
     """Fingerprint of a file; reads one megabyte at most.
 
     Raises:
-        MediaError: The file is missing or cannot be read.
+        MediaError: The file is missing, cannot be read, or is no file.
     """
     path = Path(path)
     size, mtime_ns = _status(path)
@@ -79,10 +81,15 @@ def fingerprint(path: str | os.PathLike[str]) -> Source:
 
 
 def _status(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file; a pipe would be waited for, a device read without end."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _unreadable(path, error) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(path, "is a folder, not a media file", hint="name the files in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(path, "is a pipe or a device, not a file", hint="save it to a file")
     return status.st_size, status.st_mtime_ns
 
 
@@ -93,8 +100,6 @@ def _unreadable(path: Path, error: OSError | ValueError) -> MediaError:
         return MediaError(
             path, "cannot be read: permission denied", hint="give yourself read permission"
         )
-    if isinstance(error, IsADirectoryError):
-        return MediaError(path, "is a folder, not a media file", hint="name the files in it")
     return MediaError(path, f"cannot be read: {error}")
 
 
@@ -138,8 +143,10 @@ class Record:
                 sha256=value["sha256"],
             )
             sealed = _seal(record._plain()) == value["seal"]
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError("a record is damaged") from error
+        if not _is_plain(record):  # a seal is no secret: strangers can make one
+            raise ValueError("a record holds what none of ours does")
         if not sealed:
             raise ValueError(f"the record of {record.id!r} is damaged")
         return record
@@ -165,6 +172,19 @@ def hash_arrays(arrays: Mapping[str, tuple[str, tuple[int, ...], str]]) -> str:
     """
     table = [[name, dtype, list(shape), sha] for name, (dtype, shape, sha) in arrays.items()]
     return hashlib.sha256(json.dumps(sorted(table)).encode()).hexdigest()
+
+
+def _is_plain(record: Record) -> bool:
+    """Whether the values of a record are of the kinds that they say they are."""
+    summary = record.summary
+    numbers = [summary.duration, *summary.coverage.values()]
+    texts = [record.id, record.sha256, summary.status, *summary.notes, *summary.coverage]
+    texts += [*summary.readers, *summary.readers.values()]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(number, int | float) and 0 <= number < math.inf for number in numbers)
+        and summary.steps >= 0
+    )
 
 
 def _seal(value: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from extractors.features import Features, Summary
+from extractors.shapes import array_shapes
 from extractors.spec import BackboneSpec
 from extractors.storage.feature_file import (
     FORMAT_NAME,
@@ -49,6 +50,7 @@ from pipeline.core.ledger import Ledger
 from pipeline.core.locks import LockFile
 
 OPEN_FILES = 256  # files whose headers are kept
+LONGEST_ID = 1 << 14  # bytes: a path of 4096 that are no UTF-8 has an id of four times as many
 
 __all__ = ["Damage", "FeatureStore", "Record", "Source"]
 
@@ -168,12 +170,19 @@ class FeatureStore:
         for _ in range(2):
             path, record = self._need(id)
             try:
-                arrays = self._file(path).arrays(id)
+                file = self._file(path)
+                arrays = file.arrays(id)
             except FileNotFoundError:  # packed since: it is in a shard now
                 continue
             except KeyError:  # the index does not fit the shard
                 self._index.rebuild()
                 continue
+            if not file.fits(id, array_shapes(self.spec)):
+                raise StoreError(
+                    f"{path} is damaged: the arrays of {id!r} are not of the types and lengths "
+                    f"that the backbone {self.spec.name!r} makes",
+                    hint=REPAIR_HINT,
+                )
             return Features(id, self.spec.grid, self.digest, arrays, record.summary)
         raise StoreError(
             f"the features of {id!r} are not in {path}, where the store's index has them",
@@ -190,7 +199,7 @@ class FeatureStore:
             source: Fingerprint of the media file, by which a later run sees that it changed.
 
         Raises:
-            UsageError: The id is empty or no valid text.
+            UsageError: The id is empty, too long or no valid text.
         """
         check_id(id)
         return VideoWriter(self, id, source=source)
@@ -320,14 +329,18 @@ def check_id(id: str) -> None:
     """Refuse what cannot name a video.
 
     Raises:
-        UsageError: Empty, or no valid Unicode text.
+        UsageError: Empty, longer than a path can be, or no valid Unicode text.
     """
     try:
-        id.encode()
+        length = len(id.encode())
     except UnicodeEncodeError as error:
         raise UsageError(f"{id!r} cannot name a video: it is no valid text") from error
     if not id:
         raise UsageError("a video's id is empty")
+    if length > LONGEST_ID:
+        raise UsageError(
+            f"a video's id has {length:,} bytes, {LONGEST_ID:,} at the most: {id[:40]!r}..."
+        )
 
 
 def _read_description(path: Path) -> BackboneSpec:

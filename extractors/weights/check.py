@@ -82,7 +82,7 @@ def read_record(path: Path) -> Record | None:
     try:
         values = json.loads(record_path(path).read_text("utf-8"))
         record = Record(**values)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return record if isinstance(record.sha256, str) else None
 

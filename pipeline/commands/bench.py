@@ -9,6 +9,7 @@ map [FILE]      mean average precision of 2,167 videos with 100 predictions each
 softnms         Soft-NMS of 12,000 candidates in 100 classes
 precision       losses in float32, in bfloat16 and compiled, iteration by iteration
 loading         training steps from a feature store and from memory
+busy            how much of the time a GPU computes while videos are extracted with I3D RGB
 epoch           an epoch of UnAV-100's size, for GPUs
 backbones       nets of the backbones at random weights: rate, memory, nearness to float32 and share
                 of the device's matrix rate, in each precision
@@ -35,8 +36,9 @@ from pipeline.recipe import METHODS, PRECISIONS
 if TYPE_CHECKING:
     from workflows.bench.record import BenchReport
 
-# Arguments that say nothing about what is measured; `device` is told by the machine's facts.
-ASIDE = ("command", "kind", "execute", "debug", "json", "scratch", "device")
+# Arguments that say nothing about what is measured, at the most how surely; `device` is told by the
+# machine's facts.
+ASIDE = ("command", "kind", "execute", "debug", "json", "scratch", "device", "rounds")
 ON_CPU = (
     "train",
     "map",
@@ -56,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     speed.add_argument("--backbone", default="lite")
     speed.add_argument("--device", default="auto")
+    speed.add_argument(
+        "--rounds", type=int, default=3, help="timings of each part; medians are told (default: 3)"
+    )
     memory = kinds.add_parser("memory", help="peak memory of a short and of a long file")
     memory.add_argument("--short", type=float, default=120.0, metavar="SECONDS")
     memory.add_argument("--long", type=float, default=7200.0, metavar="SECONDS")
@@ -75,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clips.add_argument("folder", type=Path, help="the clips, with their annotation files")
     clips.add_argument("--method", help="training-free detector, as for `pipeline detect`")
     _add_training(kinds)
+    _add_busy(kinds)
     _add_backbones(kinds)
     _add_scale(kinds)
     for kind in kinds.choices.values():
@@ -145,6 +151,22 @@ def _add_training(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     epoch.add_argument("--device", default="auto")
     epoch.add_argument("--iterations", type=int, default=30)
     epoch.add_argument("--no-compile", action="store_true", help="leave out what compiles")
+
+
+def _add_busy(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Arguments of what measures how busy a GPU is."""
+    busy = kinds.add_parser("busy", help="how much of the time a GPU computes in extraction")
+    busy.add_argument("--device", default="auto")
+    busy.add_argument(
+        "--batch-ms",
+        type=float,
+        metavar="MS",
+        help="make up a device that takes so long for a batch of 16 windows",
+    )
+    busy.add_argument("--videos", type=int, default=48)
+    busy.add_argument("--seconds", type=float, default=60.0, help="length of each video")
+    busy.add_argument("--size", type=int, nargs=2, default=[640, 360], metavar=("W", "H"))
+    busy.add_argument("--at-once", type=int, metavar="N", help="as for `pipeline extract`")
 
 
 def _add_backbones(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -233,7 +255,7 @@ def _speed(args: argparse.Namespace) -> BenchReport:
         if path is None:
             path = Path(folder) / "test_640x360_25fps_60s.mp4"
             make_test_video(path, seconds=60)
-        return measure_speed(path, backbone=args.backbone, device=args.device)
+        return measure_speed(path, backbone=args.backbone, device=args.device, rounds=args.rounds)
 
 
 def _memory(args: argparse.Namespace) -> BenchReport:
@@ -319,6 +341,22 @@ def _epoch(args: argparse.Namespace) -> BenchReport:
     return measure_epoch(device=device, iterations=args.iterations, ways=_ways(args))
 
 
+def _busy(args: argparse.Namespace) -> BenchReport:
+    from extractors.device import select_device
+    from workflows.bench.busy import BusyTask, measure_busy
+
+    width, height = args.size
+    task = BusyTask(
+        select_device(args.device),
+        batch_ms=args.batch_ms,
+        videos=args.videos,
+        seconds=args.seconds,
+        size=(width, height),
+        at_once=args.at_once,
+    )
+    return measure_busy(task)
+
+
 def _backbones(args: argparse.Namespace) -> BenchReport:
     from extractors.device import select_device
     from workflows.bench.backbones import BackboneTask, measure_backbones
@@ -373,6 +411,7 @@ KINDS: Mapping[str, Callable[[argparse.Namespace], BenchReport]] = {
     "precision": _precision,
     "loading": _loading,
     "epoch": _epoch,
+    "busy": _busy,
     "backbones": _backbones,
     "plan": _plan,
     "scale": _scale,

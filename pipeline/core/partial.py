@@ -21,6 +21,8 @@ from pipeline.core.atomic import TEMP_SUFFIX, fsync_directory, write_json
 NOTE_SUFFIX = ".json"
 SAFE_EVERY = 64 << 20  # bytes after which what was written is made durable and noted as such
 _DURABLE = "durable"
+# What a note that is none makes of the code that reads it.
+DAMAGED = (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
 
 
 class PartialFile:
@@ -114,7 +116,7 @@ class PartialFile:
             note = json.loads(self._note_path.read_text("utf-8"))
             durable = int(note.pop(_DURABLE))
             length = self.path.stat().st_size
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (*DAMAGED, OSError):
             return
         self.note, self.size = note, max(0, min(durable, length))
 

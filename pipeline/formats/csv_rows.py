@@ -1,4 +1,7 @@
-"""CSV: one row an event; seconds with three decimals, always with a point."""
+"""CSV: one row an event; seconds with three decimals, always with a point.
+
+No cell is a formula: see `pipeline.formats.cells`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.events import Detections, Event
+from pipeline.formats.cells import guard, unguard
 from pipeline.formats.gather import gather, video_of
 
 COLUMNS = ("video", "label", "start", "end", "score")
@@ -21,7 +25,7 @@ def render(detections: Sequence[Detections], destination: Path | None = None) ->
     for entry in detections:
         for event in entry.events:
             times = (f"{event.start:.3f}", f"{event.end:.3f}", f"{event.score:.4f}")
-            rows.writerow((entry.video, event.label, *times))
+            rows.writerow((guard(entry.video), guard(event.label), *times))
     return text.getvalue()
 
 
@@ -35,15 +39,19 @@ def parse(text: str, source: Path) -> list[Detections]:
         ValueError: A column is missing, or a row is no event.
     """
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    missing = {"label", "start", "end"} - set(rows.fieldnames or ())
+    found = []
+    try:
+        missing = {"label", "start", "end"} - set(rows.fieldnames or ())
+        if not missing:
+            found = [_row(row, source) for row in rows]
+    except (TypeError, ValueError, AttributeError, csv.Error) as error:
+        raise ValueError(f"line {max(1, rows.line_num)}: {error}") from error
     if missing:
         raise ValueError(f"its first line names no column {', '.join(sorted(missing))}")
-    found = []
-    for row in rows:
-        try:
-            score = row.get("score") or "1"
-            event = Event(float(row["start"]), float(row["end"]), row["label"], float(score))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"line {rows.line_num}: {error}") from error
-        found.append((row.get("video") or video_of(source), event))
     return gather(found)
+
+
+def _row(row: dict[str, str], source: Path) -> tuple[str, Event]:
+    score = row.get("score") or "1"
+    event = Event(float(row["start"]), float(row["end"]), unguard(row["label"]), float(score))
+    return unguard(row.get("video") or video_of(source)), event

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.events import Detections
+from pipeline.formats.cells import guard
 
 TIME = "seconds"
 
@@ -23,7 +24,7 @@ def render(detections: Sequence[Detections], destination: Path | None = None) ->
     rows = csv.writer(text, lineterminator="\n")
     for entry in detections:
         curves = entry.curves
-        rows.writerow((TIME, *(curves.labels if curves is not None else ())))
+        rows.writerow((TIME, *(map(guard, curves.labels) if curves is not None else ())))
         if curves is not None:
             for second, values in zip(curves.times, curves.values, strict=True):
                 rows.writerow((f"{second:.3f}", *(f"{value:.4f}" for value in values)))

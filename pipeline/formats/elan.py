@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -53,7 +54,8 @@ def render(detections: Sequence[Detections], destination: Path | None = None) ->
 
 def _media(video: str) -> dict[str, str]:
     path = Path(video)
-    located = path.resolve().as_uri() if path.is_file() else _clean(video)
+    is_file = os.path.isfile(video)  # noqa: PTH113 - also says no to what cannot be a name
+    located = path.resolve().as_uri() if is_file else _clean(video)
     return {"MEDIA_URL": located, "MIME_TYPE": "video/mp4", "RELATIVE_MEDIA_URL": _clean(path.name)}
 
 

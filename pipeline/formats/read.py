@@ -21,6 +21,10 @@ READERS: Mapping[str, Parse] = {
     "activitynet": activitynet.parse,
 }
 SUFFIXES = {".csv": "csv", ".txt": "audacity", ".eaf": "elan"}
+FARTHEST_S = 1e9  # thirty years: no film is longer
+# What a file that is none of a format makes of the code that reads it: brackets in brackets without
+# end and numbers of a thousand digits, among others.
+DAMAGED = (ValueError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 def read(path: Path, format: str | None = None) -> list[Detections]:
@@ -51,11 +55,22 @@ def read(path: Path, format: str | None = None) -> list[Detections]:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     chosen = format or guess_format(path, text)
     try:
-        return READERS[chosen](text, path)
+        found = READERS[chosen](text, path)
+        for entry in found:
+            _check_times(entry)
     except KeyError as error:
         raise ConfigError(f"{path} is no {chosen} file: {error} is missing") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{path} is no {chosen} file: {error}") from error
+    return found
+
+
+def _check_times(entry: Detections) -> None:
+    """Refuse seconds that no video has, and that no format can be written with."""
+    seconds = [entry.duration, *(second for e in entry.events for second in (e.start, e.end))]
+    for second in seconds:
+        if not abs(second) <= FARTHEST_S:  # nor NaN
+            raise ValueError(f"{second:g} is no second of the video {entry.video[:80]!r}")
 
 
 def guess_format(path: Path, text: str) -> str:
@@ -68,7 +83,7 @@ def guess_format(path: Path, text: str) -> str:
     if suffix == ".json":
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
         names = value if isinstance(value, dict) else {}
         return "activitynet" if "results" in names or "database" in names else "json"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import TextIO
 
@@ -10,7 +13,12 @@ from pipeline.core.atomic import write_text
 from pipeline.core.errors import UsageError
 from pipeline.core.events import Detections
 from pipeline.formats.gather import MARK
-from pipeline.formats.table import Writer, format_writer
+from pipeline.formats.table import FORMATS, Writer, format_writer
+
+# File systems take names of 255 bytes: what is added to the video's own must fit in, too.
+ROOM_BYTES = 255 - len(MARK) - max(len(writer.suffix) for writer in FORMATS.values())
+# No name can hold these; the other half characters stand for bytes that are no UTF-8.
+_UNNAMEABLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 def write(detections: Sequence[Detections], format: str, destination: Path | TextIO) -> None:
@@ -79,13 +87,24 @@ def output_names(videos: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     names = []
     for video in videos:
-        path = PurePath(video)
+        path = PurePath(_UNNAMEABLE.sub("�", video))
         stem, full = path.stem or "video", path.name or "video"
-        options = [stem, full, *(f"{full}-{number}" for number in range(2, len(videos) + 2))]
+        options = chain(
+            (_shortened(stem), _shortened(full)),
+            (_shortened(full, end=f"-{number}") for number in range(2, len(videos) + 2)),
+        )
         name = next(option for option in options if option.casefold() not in taken)
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _shortened(name: str, *, end: str = "") -> str:
+    """The name with ``end`` behind it, cut before that to what file systems take."""
+    kept = name[:ROOM_BYTES]
+    while len(os.fsencode(kept + end)) > ROOM_BYTES:
+        kept = kept[:-1]
+    return kept + end
 
 
 def _text(writer: Writer, detections: Sequence[Detections], destination: Path | None) -> str:

@@ -18,10 +18,8 @@ in which the stand-in was busy.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -33,29 +31,17 @@ from extractors.joint import DEVICE_ROWS, JointBatches
 from extractors.lite_spec import LITE
 from extractors.registry import BACKBONES, BackboneRow
 from extractors.spec import Backbone, Encoded, EncoderSpec
+from workflows.bench.busy import covered
+from workflows.bench.busy_nets import SimulatedDevice
 from workflows.bench.machine import machine_line
 from workflows.bench.speed import make_test_video
+from workflows.bench.stopwatch import cpu_seconds
 from workflows.extraction.run import extract
 
 SHORTEST_S, LONGEST_S = 4, 10
 
 
-class SlowDevice:
-    """Is busy for a fixed time with each batch, whoever fills it."""
-
-    def __init__(self) -> None:
-        self.batch_s = 0.0
-        self.busy_s = 0.0
-        self._one = threading.Lock()
-
-    def collect(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
-        with self._one:
-            time.sleep(self.batch_s)
-            self.busy_s += self.batch_s
-        return (np.zeros((len(batch), 1), np.float32),)
-
-
-DEVICE = SlowDevice()
+DEVICE = SimulatedDevice(0.0)
 
 
 class StandIn:
@@ -65,7 +51,7 @@ class StandIn:
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
-        self._joint = JointBatches(lambda batch: batch, DEVICE.collect, rows=DEVICE_ROWS)
+        self._joint = JointBatches(DEVICE.launch, DEVICE.collect, rows=DEVICE_ROWS)
 
     def frame_size(self, width: int, height: int) -> tuple[int, int]:
         return 288, 160
@@ -87,18 +73,14 @@ BACKBONES_HERE = {
 }
 
 
-def cpu_seconds() -> float:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
-
-
 def measure(clips: Path, row: BackboneRow, at_once: int) -> tuple[float, float, float]:
     """Wall, CPU and busy seconds of one extraction."""
     with tempfile.TemporaryDirectory(prefix="clips-") as out:
-        wall, cpu, busy = time.perf_counter(), cpu_seconds(), DEVICE.busy_s
+        wall, cpu, batches = time.perf_counter(), cpu_seconds(), len(DEVICE.intervals())
         report = extract([clips], Path(out) / "feats", backbone=row, at_once=at_once)
         assert report.exit_code == 0, report.format_table()
-        return time.perf_counter() - wall, cpu_seconds() - cpu, DEVICE.busy_s - busy
+        busy = covered(DEVICE.intervals()[batches:])
+        return time.perf_counter() - wall, cpu_seconds() - cpu, busy
 
 
 def compare(clips: Path, name: str, options: argparse.Namespace) -> None:

@@ -5,13 +5,16 @@ What such a store may do is be refused, or be damaged: an error of ours that nam
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sqlite3
 import struct
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,15 @@ import pytest
 
 from extractors.features import Rows, Summary
 from extractors.shapes import array_shapes
-from extractors.storage.store import FeatureStore
+from extractors.storage import packing
+from extractors.storage.feature_file import write_feature_file
+from extractors.storage.records import Record, hash_arrays
+from extractors.storage.safetensors_io import HEADER_LIMIT, TensorSource
+from extractors.storage.store import LONGEST_ID, FeatureStore
 from fixtures.backbones import TOY
-from pipeline.core.errors import StoreError
+from pipeline.cli import main
+from pipeline.core.errors import StoreError, UsageError
+from pipeline.core.ledger import LedgerRow
 
 SPEC = TOY.spec
 STEPS = 3
@@ -244,3 +253,111 @@ def test_a_shard_that_becomes_a_link_is_not_read_by_its_place_in_the_index(
     fresh = FeatureStore.open(store.path)
     with pytest.raises(StoreError, match="is a link"):
         fresh.read("a")
+
+
+def sealed(text: str, **changes: object) -> str:
+    """A header whose one record has other values, and a seal that fits them."""
+    header = json.loads(text)
+    (record,) = json.loads(header["__metadata__"]["records"])
+    del record["seal"]
+    record["summary"] |= changes
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    record["seal"] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    header["__metadata__"]["records"] = json.dumps([record])
+    return json.dumps(header)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"coverage": {"vision": "<b>"}},
+        {"coverage": {"vision": 1e999}},
+        {"readers": {"vision": [1]}},
+        {"notes": [["deep"]]},
+        {"status": 7},
+        {"duration": -1},
+        {"duration": "nan"},
+        {"steps": -3},
+    ],
+    ids=str,
+)
+def test_a_sealed_record_of_strange_values_is_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object]
+) -> None:
+    """How seals are made is no secret."""
+    store = FeatureStore.create(tmp_path / "store", SPEC)
+    put(store, "a", 1.0)
+    change_header(store.loose_path("a"), sealed)
+    assert value_of(FeatureStore.open(store.path), "a") == 1.0, "the seal is made as ours is"
+    change_header(store.loose_path("a"), partial(sealed, **changes))
+    assert FeatureStore.open(store.path).get("a") is None
+    assert main(["features", "show", str(store.path), "a"]) == 2
+    assert main(["features", "verify", str(store.path)]) == 1
+    assert "internal error" not in capsys.readouterr().err
+
+
+def test_arrays_of_another_length_than_the_backbones_are_damage(store: FeatureStore) -> None:
+    """Their hash fits them; a net that takes them would not."""
+    shape = array_shapes(SPEC)["vision"]
+    wide = {**rows(5.0), "vision": np.ones((STEPS, shape[0] + 1), np.float32)}
+    table = {
+        name: (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+        for name, array in wide.items()
+    }
+    summary = Summary(1.0, STEPS, {}, {}, "done", ())
+    path = store.loose_path("wide")
+    write_feature_file(
+        path,
+        digest=store.digest,
+        records=[Record("wide", 0, summary, None, hash_arrays(table))],
+        sources=[
+            TensorSource(f"wide/{name}", array.dtype.str, array.shape, [array.tobytes()])
+            for name, array in wide.items()
+        ],
+    )
+    fresh = FeatureStore.open(store.path)
+    with pytest.raises(StoreError, match="not of the types and lengths"):
+        fresh.read("wide")
+    assert [damage.path for damage in fresh.verify()] == [path]
+    assert fresh.repair() == ["wide"] and fresh.ids() == ["a", "b", "loose"]
+
+
+def test_a_header_that_would_fill_the_memory_is_damage(store: FeatureStore) -> None:
+    """Each two bytes of it would be an object of its own."""
+    path = store.loose_path("bomb")
+    text = b"[" + b"{}," * (HEADER_LIMIT // 3) + b"{}]"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    tracemalloc.start()
+    (damage,) = FeatureStore.open(store.path).verify()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert damage.path == path and peak < HEADER_LIMIT // 2
+
+
+def test_a_hard_link_to_a_file_of_ours_leaves_it_alone(store: FeatureStore, tmp_path: Path) -> None:
+    victim = tmp_path / "mine"
+    victim.write_bytes(b"precious " * 100)
+    (store.path / "ledger").mkdir(exist_ok=True)
+    os.link(victim, store.loose_path("linked"))
+    os.link(victim, store.path / "ledger" / "other.jsonl")
+    fresh = FeatureStore.open(store.path)
+    fresh.repair()
+    put(fresh, "linked", 3.0)
+    fresh.pack()
+    fresh.ledger.append(LedgerRow("linked", "done"))
+    assert victim.read_bytes() == b"precious " * 100
+    assert fresh.ids() == ["a", "b", "linked", "loose"]
+
+
+def test_ids_are_no_longer_than_paths_and_long_ones_fill_no_header(tmp_path: Path) -> None:
+    store = FeatureStore.create(tmp_path / "store", SPEC)
+    with pytest.raises(UsageError, match="has 16,385 bytes, 16,384 at the most"):
+        store.writer("x" * (LONGEST_ID + 1))
+    ids = sorted(str(number) * LONGEST_ID for number in range(3))
+    for id in ids:
+        put(store, id, 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "SHARD_NAMES", 2 * LONGEST_ID)
+        assert store.pack() == 3
+    assert len(list((store.path / "shards").iterdir())) == 2 and store.ids() == ids
+    assert [value_of(store, id) for id in ids] == [1.0] * 3

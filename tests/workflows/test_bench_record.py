@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from extractors.media.probe import probe
-from extractors.stream import FeatureStream
-from fixtures.backbones import TOY, toy
-from fixtures.media import run_ffmpeg
 from pipeline.cli import main
 from pipeline.core.errors import ConfigError, UsageError
-from workflows.bench import speed as bench
 from workflows.bench.compare import compare
 from workflows.bench.machine import commit, machine_facts, versions
-from workflows.bench.noise import noise_sources
 from workflows.bench.record import BenchRecord, Figure, read_record
-from workflows.bench.speed import DECODE, MODEL, WHOLE, WRITE, measure_speed
 
 MACHINE = {"processor": "abacus", "cores": 2, "gpus": []}
 
@@ -159,42 +151,3 @@ def test_the_command_saves_and_compares(tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["ratio"] for row in rows] == pytest.approx([10, 10, 10])
     assert main(["bench", "compare", str(one), str(tmp_path / "gone.json")]) == 2
     assert "pipeline bench KIND --json FILE" in capsys.readouterr().err
-
-
-def test_speed_measures_every_part_and_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "clip.mp4"
-    picture = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=3", "-f", "lavfi", "-i", "sine=d=3"]
-    run_ffmpeg(*picture, "-pix_fmt", "yuv420p", "-c:a", "aac", path)
-    nets = toy()
-    monkeypatch.setattr(bench, "load_backbone", lambda name, device: nets)
-    report = measure_speed(path, backbone="toy")
-    parts = [row.part for row in report.timings]
-    assert parts[:4] == [WHOLE, DECODE, MODEL, WRITE]
-    assert {"decode picture (ffmpeg)", "decode sound", "picture encoder alone"} <= set(parts)
-    assert report.steps == TOY.spec.grid.steps(report.timing(WHOLE).media)
-    figures = {figure.name: figure for figure in report.figures()}
-    assert figures["speed"].value == pytest.approx(1 / report.timing(WHOLE).wall_per_second)
-    assert figures["peak memory"].value > 10
-    assert "x real time" in report.format_table() and "slower of decode" in report.format_table()
-
-
-@pytest.mark.parametrize("unit", ["frame", "window"])
-def test_noise_goes_through_the_same_batches_as_the_file(
-    tmp_path: Path, unit: Literal["frame", "window"]
-) -> None:
-    """Otherwise the model alone could not be compared with the whole."""
-    path = tmp_path / "clip.mp4"
-    picture = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=3", "-f", "lavfi", "-i", "sine=d=3"]
-    run_ffmpeg(*picture, "-pix_fmt", "yuv420p", "-c:a", "aac", path)
-    info, real, noise = probe(path), toy(unit=unit), toy(unit=unit)
-    stream, made_up = (
-        FeatureStream(info, real),
-        FeatureStream(info, noise, sources=noise_sources(info)),
-    )
-    assert sum(len(rows["vision"]) for rows in stream) == stream.summary.steps
-    assert sum(len(rows["vision"]) for rows in made_up) == made_up.summary.steps
-    assert made_up.summary.steps == stream.summary.steps
-    assert noise.vision.calls == real.vision.calls != []  # type: ignore[attr-defined]
-    assert noise.audio.calls == real.audio.calls != []  # type: ignore[attr-defined]

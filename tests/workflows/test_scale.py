@@ -12,7 +12,7 @@ from pipeline.core.errors import UsageError
 from workflows.bench.plan import measure_plan
 from workflows.bench.record import BenchRecord, Figure
 from workflows.bench.scale import work_out
-from workflows.bench.speed import DECODE, MODEL, WHOLE
+from workflows.bench.speed_report import DECODE, MODEL, WHOLE
 
 SPEED = BenchRecord(
     "speed",

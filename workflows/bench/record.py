@@ -107,7 +107,7 @@ def read_record(path: str | os.PathLike[str]) -> BenchRecord:
         raise UsageError(
             f"{path} does not exist", hint="make it with: pipeline bench KIND --json FILE"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ConfigError(f"{path} is no record of a benchmark")
@@ -127,7 +127,7 @@ def read_record(path: str | os.PathLike[str]) -> BenchRecord:
             commit=str(value["commit"]),
             time=float(value["time"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{path} is damaged: {error!r}") from error
 
 

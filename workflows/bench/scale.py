@@ -14,7 +14,7 @@ from extractors.registry import backbone_spec
 from extractors.storage.packing import SHARD_BYTES, SHARD_VIDEOS
 from pipeline.core.errors import UsageError
 from workflows.bench.record import BenchRecord, Figure
-from workflows.bench.speed import DECODE, MODEL, WHOLE
+from workflows.bench.speed_report import DECODE, MODEL, WHOLE
 
 HOURS = (1.0, 1e3, 1e6)
 SECONDS = 3600.0

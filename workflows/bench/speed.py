@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from extractors.features import Rows, Summary
@@ -25,180 +25,139 @@ from extractors.shapes import row_bytes
 from extractors.spec import Backbone
 from extractors.storage.store import FeatureStore
 from extractors.stream import FeatureStream
-from pipeline.core.errors import EnvironmentFault, MediaError
+from pipeline.core.errors import EnvironmentFault, MediaError, UsageError
 from workflows.bench.machine import machine_line
 from workflows.bench.memory import tree_bytes
 from workflows.bench.noise import noise_rows, noise_sources
-from workflows.bench.record import Figure
+from workflows.bench.rounds import Timing, time_rounds
+from workflows.bench.speed_report import DECODE, MODEL, WHOLE, WRITE, SpeedReport
 
-READERS: tuple[ReaderChoice, ...] = ("decord", "ffmpeg")
-WARM_UP = 32  # frames: kernels are chosen and memory is reserved before anything is timed
+ROUNDS = 3
+WARM_UP = 32  # frames: kernels are chosen and memory is reserved before anything is measured
 LOOK_S = 0.02  # between two looks at the memory
-TARGET = 1.3  # whole extraction over the slower of decoding and model
-DECODE, MODEL, WRITE, WHOLE = "decode alone", "model alone", "write alone", "whole extraction"
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """One part of the work.
-
-    Attributes:
-        part: What was measured.
-        wall: Seconds on the clock.
-        cpu: Seconds of all cores, finished child processes included.
-        media: Seconds of video that went through.
-    """
-
-    part: str
-    wall: float
-    cpu: float
-    media: float
-
-    @property
-    def wall_per_second(self) -> float:
-        """Clock seconds per second of video."""
-        return self.wall / self.media
-
-    @property
-    def cpu_per_second(self) -> float:
-        """Core seconds per second of video."""
-        return self.cpu / self.media
 
 
 @dataclass(slots=True)
-class SpeedReport:
-    """Timings of one file and what they were measured on.
+class _Peak:
+    """Largest resident memory that was seen; 0 where it cannot be read."""
+
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The parts of the extraction of one file.
 
     Attributes:
-        file: The file and the nets.
-        machine: Where.
-        timings: One for each part; the four that all others are details of are always there.
-        load: Seconds that loading the nets took.
-        peak: Largest resident memory, in bytes, of the process and its decoders while they worked
-            on the whole; None where it cannot be read.
-        device_peak: The same of a CUDA device; None without one.
-        row_bytes: What one step takes in the store.
-        steps: Steps of the file.
-        size: Bytes of the file.
+        info: The file.
+        backbone: The nets.
+        store: Where features are written, each time in place of those before.
     """
 
-    file: str
-    machine: str
-    timings: list[Timing] = field(default_factory=list)
-    load: float = 0.0
-    peak: int | None = None
-    device_peak: int | None = None
-    row_bytes: int = 0
-    steps: int = 0
-    size: int = 0
+    info: MediaInfo
+    backbone: Backbone
+    store: FeatureStore
 
-    def timing(self, part: str) -> Timing:
-        """Timing of one part.
+    def whole(self) -> Summary:
+        """From the file into the store."""
+        stream = FeatureStream(self.info, self.backbone)
+        self._write(stream, lambda: stream.summary)
+        return stream.summary
 
-        Raises:
-            KeyError: There is none.
-        """
-        for row in self.timings:
-            if row.part == part:
-                return row
-        raise KeyError(part)
+    def decode(self) -> None:
+        """Picture and sound at once, as extraction reads them."""
+        with ThreadPoolExecutor(1) as pool:
+            sound = pool.submit(self.decode_sound) if self.info.audio is not None else None
+            if self.info.video is not None:
+                self.decode_picture("auto")
+            if sound is not None:
+                sound.result()
 
-    @property
-    def speed(self) -> float:
-        """Seconds of video that the whole extraction does in a second."""
-        return 1 / self.timing(WHOLE).wall_per_second
+    def decode_picture(self, reader: ReaderChoice) -> None:
+        """Frames of one reader, thrown away."""
+        assert self.info.video is not None
+        size = self.backbone.vision.frame_size(self.info.video.width, self.info.video.height)
+        fps = self.backbone.spec.grid.fps
+        with open_video(self.info, fps=fps, size=size, reader=reader) as video:
+            _drain(video)
 
-    @property
-    def overlap(self) -> float:
-        """The whole over the slower of decoding alone and the model alone, on the clock."""
-        slower = max(self.timing(DECODE).wall, self.timing(MODEL).wall)
-        return self.timing(WHOLE).wall / slower
+    def decode_sound(self) -> None:
+        """Samples, thrown away."""
+        sample_rate = self.backbone.spec.grid.sample_rate
+        with open_audio(self.info, sample_rate=sample_rate) as sound:
+            _drain(sound)
 
-    def figures(self) -> list[Figure]:
-        """The report for machines."""
-        figures = []
-        for row in self.timings:
-            figures.append(Figure(f"{row.part}, wall", row.wall_per_second, "s/s"))
-            figures.append(Figure(f"{row.part}, CPU", row.cpu_per_second, "s/s"))
-        figures += [
-            Figure("speed", self.speed, "x real time", "higher"),
-            Figure("whole over slower part", self.overlap, "1"),
-            Figure("loading", self.load, "s"),
-            Figure("store per second of video", self._stored, "B/s"),
-            Figure("source per second of video", self._source, "B/s", "neither"),
-        ]
-        if self.peak is not None:
-            figures.append(Figure("peak memory", self.peak / 1e6, "MB"))
-        if self.device_peak is not None:
-            figures.append(Figure("peak memory of the device", self.device_peak / 1e6, "MB"))
-        return figures
+    def encode(self, info: MediaInfo) -> None:
+        """Noise of the file's length through the nets, in the same windows and batches."""
+        _drain(FeatureStream(info, self.backbone, sources=noise_sources(info)))
 
-    def format_table(self) -> str:
-        """The report as text: one row per part, then the sums."""
-        lines = [self.machine, self.file, ""]
-        lines.append(f"{'part':<28} {'wall s':>8} {'CPU s':>8} {'wall s/s':>9} {'CPU s/s':>9}")
-        lines += [
-            f"{row.part:<28} {row.wall:>8.2f} {row.cpu:>8.2f} "
-            f"{row.wall_per_second:>9.4f} {row.cpu_per_second:>9.4f}"
-            for row in self.timings
-        ]
-        verdict = "within" if self.overlap <= TARGET else "NOT within"
-        lines += [
-            "",
-            f"{self.speed:.2f} x real time",
-            f"whole over the slower of decode and model: {self.overlap:.3f}, {verdict} {TARGET:g}",
-            f"store: {self._stored:,.0f} bytes a second of video",
-        ]
-        if self.peak is not None:
-            lines.append(f"peak memory, process and decoders: {self.peak / 1e6:.0f} MB")
-        if self.device_peak is not None:
-            lines.append(f"peak memory of the device: {self.device_peak / 1e6:.0f} MB")
-        return "\n".join(lines)
+    def write(self, rows: Iterable[Rows], summary: Summary) -> None:
+        """As many rows as the file has."""
+        self._write(rows, lambda: summary)
 
-    @property
-    def _stored(self) -> float:
-        return self.row_bytes * self.steps / self.timing(WHOLE).media
-
-    @property
-    def _source(self) -> float:
-        return self.size / self.timing(WHOLE).media
+    def _write(self, rows: Iterable[Rows], summary: Callable[[], Summary]) -> None:
+        with self.store.writer("video") as writer:
+            for chunk in rows:
+                writer.append(chunk)
+            writer.finish(summary())
 
 
-def measure_speed(path: Path, *, backbone: str = "lite", device: str = "auto") -> SpeedReport:
+def measure_speed(
+    path: Path, *, backbone: str = "lite", device: str = "auto", rounds: int = ROUNDS
+) -> SpeedReport:
     """Time each part of the extraction of one file, and all of it into a store.
 
     "Decode alone" reads picture and sound at once, as extraction does, and throws them away; "model
-    alone" puts noise through the same windows and batches; "write alone" stores as many rows.
+    alone" puts noise through the same windows and batches; "write alone" stores as many rows. These
+    and the whole are timed in rounds (`workflows.bench.rounds`), details of them once.
 
     Args:
         path: A media file.
         backbone: Name of the backbone.
         device: Where the encoders run.
+        rounds: How often the four parts are timed.
 
     Raises:
         MediaError: The file cannot be read.
+        UsageError: There is no round.
     """
+    if rounds < 1:
+        raise UsageError(f"rounds={rounds}, must be 1 or more", hint="leave it out for 3")
     info = probe(path)
     media = _media_seconds(info)
     started = time.perf_counter()
-    loaded = load_backbone(backbone, device=device)
+    nets = load_backbone(backbone, device=device)
     load = time.perf_counter() - started
-    _warm_up(loaded, info)
-    report = SpeedReport(
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        store = FeatureStore.create(Path(folder) / "store", nets.spec)
+        work = _Work(info, nets, store)
+        _warm_up(work)
+        on_gpu = _reset_device_peak()
+        # Before any round: what the other parts leave behind is no part of the whole's memory, and
+        # looking at the memory no part of its time. It warms the decoders up, too.
+        with _watched_memory() as peak:
+            summary = work.whole()
+        device_peak = _device_peak() if on_gpu else None
+        rows = noise_rows(nets.spec, summary.steps)
+        parts: dict[str, Callable[[], object]] = {
+            WHOLE: work.whole,
+            DECODE: work.decode,
+            MODEL: partial(work.encode, info),
+            WRITE: partial(work.write, rows, summary),
+        }
+        timings = time_rounds(parts, rounds=rounds, media=media)
+        timings += _details(work, summary, media)
+    return SpeedReport(
         f"{path.name}: {media:.1f} s, backbone {backbone} (loaded in {load:.2f} s)",
         machine_line(),
+        tuple(timings),
         load=load,
-        row_bytes=row_bytes(loaded.spec),
+        peak=peak.bytes or None,
+        device_peak=device_peak,
+        row_bytes=row_bytes(nets.spec),
+        steps=summary.steps,
         size=info.size_bytes,
     )
-    _measure_whole(report, info, loaded)  # first: what the parts leave behind is no part of it
-    with _timed(report, DECODE, info):
-        _decode_both(info, loaded)
-    with _timed(report, MODEL, info):
-        _drain(FeatureStream(info, loaded, sources=noise_sources(info)))
-    _measure_write(report, info, loaded)
-    _measure_details(report, info, loaded)
-    return report
 
 
 def make_test_video(
@@ -218,89 +177,23 @@ def make_test_video(
         raise EnvironmentFault(f"ffmpeg could not make a test video: {done.stderr.strip()[-300:]}")
 
 
-def _measure_whole(report: SpeedReport, info: MediaInfo, backbone: Backbone) -> None:
-    """From the file into a store, while the memory is watched."""
-    on_gpu = _reset_device_peak()
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, _peak_memory(report):
-        store = FeatureStore.create(Path(folder) / "store", backbone.spec)
-        stream = FeatureStream(info, backbone)
-        with _timed(report, WHOLE, info):
-            _store_rows(store, stream, stream)
-        report.steps = stream.summary.steps
-    if on_gpu:
-        import torch
-
-        report.device_peak = torch.cuda.max_memory_allocated()
-
-
-def _measure_write(report: SpeedReport, info: MediaInfo, backbone: Backbone) -> None:
-    summary = Summary(_media_seconds(info), report.steps, {}, {}, "done")
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        store = FeatureStore.create(Path(folder) / "store", backbone.spec)
-        rows = noise_rows(backbone.spec, report.steps)
-        with _timed(report, WRITE, info):
-            _store_rows(store, rows, summary)
-
-
-def _measure_details(report: SpeedReport, info: MediaInfo, backbone: Backbone) -> None:
-    """Each reader and each net by itself."""
+def _details(work: _Work, summary: Summary, media: float) -> list[Timing]:
+    """Each reader and each net by itself, once."""
+    info, parts = work.info, dict[str, Callable[[], object]]()
     if info.video is not None:
-        for reader in READERS:
-            with _timed(report, f"decode picture ({reader})", info):
-                used = _drain_picture(info, backbone, reader=reader)
-            if used != reader:
-                report.timings.pop()
-        only = replace(info, audio=None)
-        with _timed(report, "picture encoder alone", info):
-            _drain(FeatureStream(only, backbone, sources=noise_sources(only)))
+        if summary.readers.get("vision") == "decord":  # it cannot read every file
+            parts["decode picture (decord)"] = partial(work.decode_picture, "decord")
+        parts["decode picture (ffmpeg)"] = partial(work.decode_picture, "ffmpeg")
+        parts["picture encoder alone"] = partial(work.encode, replace(info, audio=None))
     if info.audio is not None:
-        with _timed(report, "decode sound", info):
-            _drain_sound(info, backbone)
-        only = replace(info, video=None)
-        with _timed(report, "sound encoder alone", info):
-            _drain(FeatureStream(only, backbone, sources=noise_sources(only)))
+        parts["decode sound"] = work.decode_sound
+        parts["sound encoder alone"] = partial(work.encode, replace(info, video=None))
+    return time_rounds(parts, rounds=1, media=media)
 
 
-def _store_rows(
-    store: FeatureStore, rows: Iterable[Rows], summary: Summary | FeatureStream
-) -> None:
-    with store.writer("video") as writer:
-        for chunk in rows:
-            writer.append(chunk)
-        writer.finish(summary.summary if isinstance(summary, FeatureStream) else summary)
-
-
-def _warm_up(backbone: Backbone, info: MediaInfo) -> None:
-    grid = backbone.spec.grid
-    short = replace(info, duration=(WARM_UP + grid.window) / float(grid.fps))
-    _drain(FeatureStream(short, backbone, sources=noise_sources(short)))
-
-
-def _decode_both(info: MediaInfo, backbone: Backbone) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        sound = pool.submit(_drain_sound, info, backbone) if info.audio is not None else None
-        if info.video is not None:
-            _drain_picture(info, backbone, reader="auto")
-        if sound is not None:
-            sound.result()
-
-
-def _drain_picture(info: MediaInfo, backbone: Backbone, *, reader: ReaderChoice) -> str:
-    assert info.video is not None
-    size = backbone.vision.frame_size(info.video.width, info.video.height)
-    try:
-        with open_video(info, fps=backbone.spec.grid.fps, size=size, reader=reader) as video:
-            _drain(video)
-            return video.reader
-    except MediaError:
-        if reader != "decord":
-            raise
-        return ""  # decord cannot read every file
-
-
-def _drain_sound(info: MediaInfo, backbone: Backbone) -> None:
-    with open_audio(info, sample_rate=backbone.spec.grid.sample_rate) as sound:
-        _drain(sound)
+def _warm_up(work: _Work) -> None:
+    grid = work.backbone.spec.grid
+    work.encode(replace(work.info, duration=(WARM_UP + grid.window) / float(grid.fps)))
 
 
 def _drain(blocks: Iterable[object]) -> None:
@@ -309,32 +202,22 @@ def _drain(blocks: Iterable[object]) -> None:
 
 
 @contextmanager
-def _timed(report: SpeedReport, part: str, info: MediaInfo) -> Iterator[None]:
-    wall, cpu = time.perf_counter(), _cpu_seconds()
-    yield
-    report.timings.append(
-        Timing(part, time.perf_counter() - wall, _cpu_seconds() - cpu, _media_seconds(info))
-    )
-
-
-@contextmanager
-def _peak_memory(report: SpeedReport) -> Iterator[None]:
+def _watched_memory() -> Iterator[_Peak]:
     """Watch this process and its children from a thread."""
     done, own = threading.Event(), os.getpid()
-    peaks = [tree_bytes(own)]
+    peak = _Peak(tree_bytes(own))
 
     def watch() -> None:
         while not done.wait(LOOK_S):
-            peaks.append(max(peaks.pop(), tree_bytes(own)))
+            peak.bytes = max(peak.bytes, tree_bytes(own))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        yield peak
     finally:
         done.set()
         watcher.join()
-        report.peak = peaks[0] or None
 
 
 def _reset_device_peak() -> bool:
@@ -346,6 +229,12 @@ def _reset_device_peak() -> bool:
     return True
 
 
+def _device_peak() -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated()
+
+
 def _media_seconds(info: MediaInfo) -> float:
     """Length of the file.
 
@@ -355,9 +244,3 @@ def _media_seconds(info: MediaInfo) -> float:
     if info.duration is None:
         raise MediaError(info.path, "does not say how long it is", hint="measure another file")
     return info.duration
-
-
-def _cpu_seconds() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -38,6 +38,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def cpu_seconds() -> float:
+    """Seconds of all cores so far: of this process and of children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def load_line() -> str:
     """How many processes wanted a core during the last minute."""
     return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
