@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import queue
-import resource
 import statistics
 import sys
 import tempfile
@@ -44,6 +43,7 @@ from extractors.vision.resize import resize_and_crop
 from extractors.windows import WindowGrid
 from workflows.bench.machine import machine_line
 from workflows.bench.speed import make_test_video
+from workflows.bench.stopwatch import cpu_seconds
 
 SIZES = {"lite's frames": (288, 160), "shorter side 256": (455, 256), "own size (I3D)": (640, 360)}
 CHILD = """
@@ -133,11 +133,6 @@ WAYS: dict[str, Callable[[int, int], None]] = {
     "ring": through_ring,
     "ring, in place": partial(through_ring, in_place=True),
 }
-
-
-def cpu_seconds() -> float:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def seconds_per_block(

@@ -11,7 +11,6 @@ into memory. Core seconds of all processes and wall seconds; the ratio is that o
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from extractors.spec import Backbone, FramePreparer
 from extractors.stream import FeatureStream
 from workflows.bench.machine import machine_line
 from workflows.bench.speed import make_test_video
+from workflows.bench.stopwatch import cpu_seconds
 
 
 def per_window(info: MediaInfo, backbone: Backbone) -> int:
@@ -60,11 +60,6 @@ def per_window(info: MediaInfo, backbone: Backbone) -> int:
 def ours(info: MediaInfo, backbone: Backbone) -> int:
     """Steps as extraction makes them."""
     return sum(len(rows["vision"]) for rows in FeatureStream(info, backbone))
-
-
-def cpu_seconds() -> float:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def measure(

@@ -7,11 +7,12 @@ round does every piece once, the next one in the opposite order; ratios are take
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
+
+from workflows.bench.stopwatch import cpu_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,8 @@ def time_rounds(
     cpus: dict[str, list[float]] = {part: [] for part in work}
     for number in range(rounds):
         for part in list(work) if number % 2 == 0 else reversed(list(work)):
-            wall, cpu = time.perf_counter(), _cpu_seconds()
+            wall, cpu = time.perf_counter(), cpu_seconds()
             work[part]()
             walls[part].append(time.perf_counter() - wall)
-            cpus[part].append(_cpu_seconds() - cpu)
+            cpus[part].append(cpu_seconds() - cpu)
     return [Timing(part, tuple(walls[part]), tuple(cpus[part]), media) for part in work]
-
-
-def _cpu_seconds() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
