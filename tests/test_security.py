@@ -332,6 +332,7 @@ def test_without_the_limit_to_local_files_the_network_is_asked(
     url, asked = server
     for module in (ffmpeg_module, probe_module):
         monkeypatch.setattr(module, "PROTOCOLS", "file,pipe,http,tcp")
+    monkeypatch.setattr(probe_module, "MEDIA", f"{probe_module.MEDIA},hls")
     path = tmp_path / "hls.m3u8"
     path.write_text(PLAYLISTS["hls.m3u8"].format(url=url))
     if reader == "probe":

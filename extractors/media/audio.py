@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.media.ended import crash_of
-from extractors.media.ffmpeg import ffmpeg_environment, silent_fault, sound_command
-from extractors.media.gaps import Gap, GapFinder
+from extractors.media.ffmpeg import (
+    ffmpeg_environment,
+    silent_fault,
+    sound_command,
+    time_limit,
+)
+from extractors.media.gaps import Gap, GapFinder, end_before_leap
 from extractors.media.info import MediaInfo
 from extractors.media.jumps import read_clock
 from extractors.media.limits import decoder_memory
@@ -68,7 +73,9 @@ class AudioReader:
         self.end = 0.0
         self._info = info
         self._rate = sample_rate
-        self._finder = GapFinder(start=0.0 if info.audio is None else info.audio.start, usual=None)
+        self._limit = time_limit(info)
+        start = 0.0 if info.audio is None else info.audio.start
+        self._finder = GapFinder(start=start, usual=None, promised=info.duration)
         try:
             self._child = WatchedProcess(
                 command,
@@ -94,7 +101,9 @@ class AudioReader:
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """Stretches without decoded sound, as far as blocks have been taken or beyond."""
-        return self._finder.gaps
+        found = self._finder.gaps
+        over = end_before_leap(found, self._limit)
+        return tuple(gap for gap in found if gap.start < over)
 
     @property
     def pid(self) -> int:
@@ -108,12 +117,14 @@ class AudioReader:
             while True:
                 samples = np.empty(length, dtype="<f4")
                 count = self._fill(samples, total)
-                total += count
                 crash = None
                 if count < length:
-                    crash = self._check(total)
+                    crash = self._check(total + count)
                 else:
-                    self._finder.wait_past(total / self._rate - COMPENSATION_S)
+                    self._finder.wait_past((total + count) / self._rate - COMPENSATION_S)
+                over = end_before_leap(self._finder.gaps, self._limit)
+                count = int(min(count, max(0.0, np.ceil(over * self._rate) - total)))
+                total += count
                 if count:
                     yield samples[:count]
                 if crash is not None:

@@ -24,6 +24,7 @@ PACKET_S = 0.01  # of sound: what is lost at most where ffmpeg begins anew, see 
 LOG_LEVEL = "repeat+level+info"
 BELIEVED_STEP_S = 9.0  # less than the 10 s from which on ffmpeg does not believe a timestamp
 SEEN_S = 4.0  # of MPEG-TS, MPEG-PS and Ogg, that libavformat looks at in any case
+SINGLE_S = 0.1  # a picture stream that is shorter may hold no more than one
 SEEN_BYTES = 5_000_000
 PROTOCOLS = "file,pipe"  # a playlist dressed as a video must not make ffmpeg reach for the network
 
@@ -264,8 +265,14 @@ def _source(info: MediaInfo, threads: int, **others: object) -> ffmpeg.nodes.Inp
 
 
 def _patience(info: MediaInfo) -> dict[str, str]:
-    """Options for a file in which a stream begins late, whose form no header tells before."""
+    """Options for a file in which a stream begins late, whose form no header tells before.
+
+    That of a single picture is told by the end of the file.
+    """
     late = max(stream.start for stream in (info.video, info.audio) if stream is not None)
+    video = info.video
+    if video is not None and video.duration is not None and video.duration < SINGLE_S:
+        late = max(late, info.duration or 0.0)
     if not info.discontinuous or late <= SEEN_S:
         return {}
     return look_further(late + SEEN_S, info.size_bytes)

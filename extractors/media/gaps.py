@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from extractors.media.ended import farewell
@@ -55,6 +56,22 @@ def least_gap(usual: float, *, damaged: bool) -> float:
     return max(DAMAGED_GAP_S, 2.5 * usual) if damaged else max(CALM_GAP_S, 5 * usual)
 
 
+def end_before_leap(gaps: Sequence[Gap], limit: float | None) -> float:
+    """Second at which a stream ends whose next frame lies where nothing is decoded any more.
+
+    What filters put there is made up: repetitions or silence up to a damaged timestamp.
+
+    Args:
+        gaps: Of the stream.
+        limit: Second at which decoding stops; None where it does not.
+
+    Returns:
+        That second, infinite where no gap reaches past the limit.
+    """
+    leaps = (gap.start for gap in gaps if limit is not None and gap.end > limit)
+    return next(leaps, math.inf)
+
+
 def printed_number(line: str) -> float | None:
     """The number that an expression of ffmpeg printed; None where a line is another one."""
     found = _NUMBER.match(line)
@@ -69,12 +86,22 @@ class GapFinder:
     Args:
         start: Second at which the stream begins.
         usual: Seconds that a frame lasts; None where each frame names its own (sound).
+        promised: Second at which all is over by the file's promise; None where it does not say. A
+            gap that leads out of the file was made by a damaged timestamp.
         disorder: Whether it is known that frames bear times that are not theirs: then a gap is
             where those belong that lie elsewhere.
     """
 
-    def __init__(self, *, start: float, usual: float | None, disorder: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        start: float,
+        usual: float | None,
+        promised: float | None = None,
+        disorder: bool = False,
+    ) -> None:
         self._disorder = disorder
+        self._last = math.inf if promised is None else promised + CALM_GAP_S
         self._usual = usual
         self._end = start  # of the last frame
         self._pending: float | None = None  # start of a frame whose length comes next
@@ -144,7 +171,8 @@ class GapFinder:
             if math.isfinite(start) and math.isfinite(length):
                 damaged = self._count - self._complaint <= COMPLAINT_REACH
                 if start - self._end > least_gap(length, damaged=damaged):
-                    self._gaps.append(Gap(self._end, start, damaged or self._disorder))
+                    damaged = damaged or self._disorder or start > self._last
+                    self._gaps.append(Gap(self._end, start, damaged))
                 elif self._gaps and start + length < self._gaps[-1].end:
                     # It belongs into the gap, and the filters drop it: its time is over.
                     self._gaps[-1] = replace(self._gaps[-1], damaged=True)

@@ -24,10 +24,10 @@ class VideoStream:
         width: Width on display, after rotation and pixel aspect.
         height: Height on display, after rotation.
         rotation: Degrees counter-clockwise by which a player turns the stored frames: 0, 90, 180
-            or 270.
+            or 270; it may mirror them, too.
         time_base: Seconds of one tick of the stream's timestamps.
         plain: The only picture stream of the file, with a first frame exactly where the stream
-            says that it starts and nothing hidden before it.
+            says that it starts and nothing hidden before it, and turned by quarters at most.
     """
 
     index: int

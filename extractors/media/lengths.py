@@ -25,6 +25,10 @@ SPARSE_FROM_S = 3600.0
 SPARSE_BYTES_PER_S = 2.0
 GUESS_SLACK = 1.05
 WRONG_HEADER = 100  # times the length of what is there: a recorder that never wrote the length
+# What a writer leaves that cannot go back to its header: in IVF, in AVI.
+UNKNOWN_TICKS = (1 << 32) - 1
+UNKNOWN_FRAMES = (0, 1 << 30)
+DELAY_S = 1.0  # of the first frame on the file's own clock: no more than B-frames are behind it
 BOX = struct.Struct(">I4s")
 FIRST_BOXES = {b"ftyp", b"styp", b"moov"}
 # Of the ASF Specification, 3.1 and 3.2: the header object, and the one of the file's properties.
@@ -45,6 +49,9 @@ GUESSED_DURATION = {
     "mpegvideo",
     "av1",
     "swf",
+    "amr",
+    "amrnb",
+    "amrwb",
 }
 
 
@@ -76,13 +83,14 @@ def _plausible(seconds: float | None) -> float | None:
 
 def promised_end(container: Any, stream: Any, zero: float) -> float | None:
     """Second of the container clock at which a stream ends, from the headers alone."""
-    if GUESSED_DURATION & set(container.format.name.split(",")):
+    name = container.format.name
+    if GUESSED_DURATION & set(name.split(",")) or _is_unwritten(container, stream):
         return None
-    if stream.duration is not None:
+    ticks = own_ticks(container, stream)
+    if ticks is not None:
         start = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base)
-        if container.format.name == "ogg" and stream.codec_context.codec.canonical_name == "opus":
+        if name == "ogg" and stream.codec_context.codec.canonical_name == "opus":
             start = 0.0  # for Opus, libavformat gives the end in place of the length
-        ticks = _avi_ticks(stream) if container.format.name == "avi" else stream.duration
         return _plausible(start - zero + float(ticks * stream.time_base))
     tagged = clock_text(stream.metadata.get("DURATION", ""))
     if tagged is not None:  # Matroska: the end on the file's own clock
@@ -90,19 +98,51 @@ def promised_end(container: Any, stream: Any, zero: float) -> float | None:
     if container.duration is None:
         return None
     end = float(Fraction(container.duration, av.time_base))
-    return _plausible(end - zero if "matroska" in container.format.name else end)
+    if name == "flv":
+        end = without_delay(end, zero)
+    return _plausible(end - zero if "matroska" in name else end)
 
 
-def _avi_ticks(stream: Any) -> int:
+def own_ticks(container: Any, stream: Any) -> int | None:
+    """Length in ticks that a header tells of a stream; None where it tells of the file alone."""
+    if "matroska" in container.format.name:  # libavformat may hand on the length of the file
+        return None
+    if container.format.name == "avi":
+        return _avi_ticks(stream)
+    return None if stream.duration is None else int(stream.duration)
+
+
+def without_delay(end: float, zero: float) -> float:
+    """End of a stream in FLV and ASF, whose writers count from second 0 of the file's own clock.
+
+    What is recorded from a broadcast may begin at any second, and counts from there.
+    """
+    return end - zero if 0 < zero < DELAY_S else end
+
+
+def _is_unwritten(container: Any, stream: Any) -> bool:
+    """Whether a header has a number in place of the length that nobody meant."""
+    if container.format.name != "avi":
+        return bool(stream.duration == UNKNOWN_TICKS)
+    if stream.frames in UNKNOWN_FRAMES:
+        return True
+    found = stream.duration
+    if found is None and container.duration is not None:
+        found = Fraction(container.duration, av.time_base) / stream.time_base
+    return found is not None and stream.frames > WRONG_HEADER * found
+
+
+def _avi_ticks(stream: Any) -> int | None:
     """Length in ticks by the header of an AVI stream, where that is to be believed.
 
     libavformat shortens the duration of a broken-off file to what is there; the promise stands. A
     duration that is a little longer than the header says is libavformat's guess by the bit rate.
     """
-    promised, found = int(stream.frames), int(stream.duration)
-    if promised > WRONG_HEADER * found or found > GUESS_SLACK * promised:
-        return found
-    return promised
+    promised = int(stream.frames)
+    if stream.duration is None:  # of PCM, libavformat knows how many samples there are
+        return promised or None
+    found = int(stream.duration)
+    return found if found > GUESS_SLACK * promised else promised
 
 
 @dataclass(frozen=True, slots=True)

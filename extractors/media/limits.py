@@ -10,6 +10,8 @@ import os
 from extractors.media.info import MediaInfo
 
 MAX_PIXELS = 1 << 26  # twice 8K; a larger frame is refused before anything is decoded
+DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
+SCAN_BYTES = 256 << 20  # a larger file without a duration is not read twice
 BASE_BYTES = 1 << 30
 THREAD_BYTES = 32 << 20  # ffmpeg starts some threads a core, each with its stack
 FRAMES_HELD = 64  # by references, threads and queues together

@@ -6,9 +6,11 @@ file from it, as if it had been dark or silent until then.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from extractors.media.lengths import packets
+from extractors.windows import CLOCK_RESOLUTION_S
 
 LATE_S = 0.5  # by which first packets must contradict a start; priming takes less
 WITNESSES = 5  # packets of a stream that are asked: a single one may be damaged
@@ -62,3 +64,9 @@ def believed_start(stream: Any, stamps: list[float], *, end: float | None) -> in
         if stamps[0] <= start + LATE_S and not _is_early(stamps, start):
             return declared
     return round(stamps[0] / stream.time_base)
+
+
+def on_clock(stamp: int, time_base: Fraction, zero: float) -> float:
+    """Second of the container clock; what lies within its resolution of zero is zero."""
+    second = float(stamp * time_base) - zero
+    return 0.0 if second < CLOCK_RESOLUTION_S else second

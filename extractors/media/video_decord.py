@@ -47,7 +47,7 @@ def decord_objection(info: MediaInfo, size: tuple[int, int]) -> str:
     if video.codec in UNDECODABLE:
         return f"decord cannot decode {video.codec}"
     if not video.plain:
-        return "decord is not trusted with several picture streams, edit lists or hidden frames"
+        return "decord is not trusted with several or mirrored pictures, edit lists, hidden frames"
     if video.duration is None:
         return "the length is unknown and decord holds whole clips"
     if float(video.rate) * video.duration * size[0] * size[1] * 3 > FRAME_BUDGET:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -10,12 +11,18 @@ import numpy as np
 
 from extractors.media.blocks import FrameBlock, block_length
 from extractors.media.ended import crash_of
-from extractors.media.ffmpeg import ffmpeg_environment, picture_command, silent_fault
-from extractors.media.gaps import Gap, GapFinder
+from extractors.media.ffmpeg import (
+    ffmpeg_environment,
+    picture_command,
+    silent_fault,
+    time_limit,
+)
+from extractors.media.gaps import Gap, GapFinder, end_before_leap
 from extractors.media.info import MediaInfo
 from extractors.media.jumps import read_clock
 from extractors.media.limits import decoder_memory
 from extractors.media.process import StalledError, WatchedProcess
+from extractors.windows import first_frame
 from pipeline.core.errors import EnvironmentFault, MediaError
 
 
@@ -53,13 +60,17 @@ class FfmpegFrames:
         self.end = 0.0
         self._info = info
         self._promised = info.video.end
+        self._limit = time_limit(info)
         self._fps = fps
         self._size = size
         self._first = first
         step = read_clock(info).step
         command = picture_command(info, fps=fps, size=size, threads=threads, step=step)
         self._finder = GapFinder(
-            start=info.video.start, usual=float(1 / info.video.rate), disorder=disorder
+            start=info.video.start,
+            usual=float(1 / info.video.rate),
+            promised=info.duration,
+            disorder=disorder,
         )
         try:
             self._child = WatchedProcess(
@@ -75,11 +86,12 @@ class FfmpegFrames:
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """Stretches without a decoded frame, from the first sample wanted on."""
-        first = float(self._first / self._fps)
+        first, found = float(self._first / self._fps), self._finder.gaps
+        over = end_before_leap(found, self._limit)
         return tuple(
             replace(gap, start=max(gap.start, first))
-            for gap in self._finder.gaps
-            if gap.end > first
+            for gap in found
+            if gap.end > first and gap.start < over
         )
 
     @property
@@ -99,6 +111,9 @@ class FfmpegFrames:
                 crash = self._check(total + count)
             else:  # a frame is repeated up to its successor, which is known by then
                 self._finder.wait_past(float((total + count - 1) / self._fps))
+            over = end_before_leap(self._finder.gaps, self._limit)
+            if over < math.inf:
+                count = min(count, max(0, first_frame(over, self._fps) - total))
             skip = max(0, self._first - total)
             if count > skip:
                 yield FrameBlock(total + skip, frames[skip:count])

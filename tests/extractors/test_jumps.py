@@ -14,6 +14,7 @@ import pytest
 from extractors.interruption import interrupted_by
 from extractors.media import jumps
 from extractors.media.audio import open_audio
+from extractors.media.gaps import GapFinder
 from extractors.media.info import MediaInfo
 from extractors.media.jumps import Clock, Step, judge, read_clock
 from extractors.media.probe import probe
@@ -97,6 +98,46 @@ def test_a_long_pause_of_the_sound_in_a_broadcast_keeps_it_where_it_was(
     right = [read_number(frames[j]) == truth.frame_at(j / 16 - 0.03) for j in range(4, 39 * 16, 8)]
     assert np.mean(right) > 0.9
     assert extract_features(path, toy()).summary.status == "done"
+
+
+def test_a_gap_that_leads_out_of_the_file_is_damage() -> None:
+    finder = GapFinder(start=0.0, usual=0.04, promised=5.0)
+    for second in (0.0, 5.9, 9.0):
+        finder.take(f"[info] {second}")
+    assert [gap.damaged for gap in finder.gaps] == [False, True]
+
+
+def stamps(data: bytes, kind: int) -> list[int]:
+    """Places of the timestamps in the tags of one kind of an FLV file."""
+    place, found = 13, []
+    while place < len(data):
+        if data[place] == kind:
+            found.append(place + 4)
+        place += 15 + int.from_bytes(data[place + 1 : place + 4], "big")
+    return found
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize(("kind", "modality"), [(8, "audio"), (9, "vision")])
+def test_what_is_filled_in_up_to_a_wild_timestamp_is_left_out(
+    zoo: Zoo, tmp_path: Path, kind: int, modality: str, share: float
+) -> None:
+    """ffmpeg repeats the last frame or puts silence, and passes over what follows as too early."""
+    path = tmp_path / "leap.flv"
+    codecs = ("-c:v", "libx264", "-bf", "0", "-c:a", "aac")
+    run_ffmpeg("-i", zoo["constant.mp4"].path, *codecs, path)
+    data = bytearray(path.read_bytes())
+    places = stamps(data, kind)
+    place = places[round(share * (len(places) - 2))]  # the last tag of pictures ends the sequence
+    data[place : place + 3] = (300_000).to_bytes(3, "big")  # milliseconds
+    path.write_bytes(data)
+    frames, sound = read(probe(path))
+    length = len(sound) / RATE if modality == "audio" else len(frames) / 16
+    assert length == pytest.approx(share * 5, abs=0.15)
+    summary = extract_features(path, toy()).summary
+    assert summary.duration == pytest.approx(5.0, abs=0.1)
+    assert summary.status == ("done" if share == 1 else "partial")
+    assert summary.coverage[modality] == pytest.approx(share, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["plain.ts", "late.ts", "mpeg2.mpg", "theora.ogv"])

@@ -15,6 +15,7 @@ import pytest
 from extractors.media.lengths import check_density, promised_end
 from extractors.media.probe import probe
 from fixtures.media import NAMES, Zoo, run_ffmpeg
+from fixtures.oddities import ODDITIES
 from pipeline.core.errors import MediaError
 
 
@@ -200,14 +201,66 @@ def test_a_broken_off_avi_still_promises_what_its_header_says(zoo: Zoo, tmp_path
     assert video.end == pytest.approx(5.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("frames", "ticks"), [(125, 125), (9_999, 9_999), (10_001, 100)])
-def test_an_avi_header_is_believed_within_reason(frames: int, ticks: int) -> None:
-    """Recorders that are cut off can leave any number there."""
-    container = SimpleNamespace(format=SimpleNamespace(name="avi"))
+@pytest.mark.parametrize(
+    ("frames", "found", "second"),
+    [
+        (125, 100, 5.0),
+        (9_999, 100, 399.96),
+        (10_001, 100, None),
+        (0, 100, None),
+        (1 << 30, 1 << 29, None),
+        (125, None, 5.0),  # PCM
+        (12_501, None, None),
+    ],
+)
+def test_an_avi_header_is_believed_within_reason(
+    frames: int, found: int | None, second: float | None
+) -> None:
+    """Recorders that are cut off can leave any number there, and ffmpeg guesses from it."""
+    container = SimpleNamespace(format=SimpleNamespace(name="avi"), duration=5_000_000)
     stream = SimpleNamespace(
-        duration=100, frames=frames, start_time=0, time_base=Fraction(1, 25), metadata={}
+        duration=found, frames=frames, start_time=0, time_base=Fraction(1, 25), metadata={}
     )
-    assert promised_end(container, stream, 0.0) == pytest.approx(ticks / 25)
+    end = promised_end(container, stream, 0.0)
+    assert end == (None if second is None else pytest.approx(second))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("mute.avif", 25), ("mute.m2v", 25), ("rate1_10.mp4", Fraction(1, 10))]
+)
+def test_what_libavformat_makes_up_is_not_told(tmp_path: Path, name: str, rate: Fraction) -> None:
+    """A poster of one frame in AVIF; the decoder's delay in raw MPEG-2."""
+    video = probe(ODDITIES[name](tmp_path).path).video
+    assert video is not None
+    assert (video.start, video.rate, video.variable_rate) == (0.0, rate, False)
+
+
+def test_a_camera_tape_has_frames_and_no_ticks(tmp_path: Path) -> None:
+    path = tmp_path / "tape.dv"
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=720x576:r=25:d=1", "-pix_fmt", "yuv420p")
+    run_ffmpeg(*picture, "-c:v", "dvvideo", path)
+    video = probe(path).video
+    assert video is not None
+    assert (video.rate, video.variable_rate) == (25, False)
+
+
+@pytest.mark.parametrize("name", ["default sound in mkv", "default sound in mp4"])
+def test_the_sound_that_players_choose_is_taken(tmp_path: Path, name: str) -> None:
+    audio = probe(ODDITIES[name](tmp_path).path).audio
+    assert audio is not None
+    assert audio.index == 2
+
+
+def test_a_picture_that_is_announced_and_never_sent_is_none(zoo: Zoo, tmp_path: Path) -> None:
+    """A broadcast of sound alone, in a list of programmes that all have a picture."""
+    data = zoo["plain.ts"].path.read_bytes()
+    packets = [data[place : place + 188] for place in range(0, len(data), 188)]
+    path = tmp_path / "sound.ts"
+    path.write_bytes(b"".join(p for p in packets if p[1] & 0x1F != 1 or p[2] != 0))
+    info = probe(path)
+    assert info.video is None
+    assert info.audio is not None
+    assert info.duration == pytest.approx(5.0, abs=0.05)
 
 
 @pytest.mark.parametrize("damage", ["deleted", "blanked"])

@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from extractors.media.probe import probe
 from extractors.media.starts import believed_start, earlier_zero, first_stamps
 from extractors.stream import extract_features
 from fixtures.backbones import toy
 from fixtures.media import OPUS, run_ffmpeg
+from fixtures.oddities import ODDITIES
 
 Span = tuple[float, float]
 SECONDS = 16.0
@@ -140,6 +142,47 @@ def test_sound_alone_in_avi_is_not_as_long_as_its_bit_rate_says(tmp_path: Path) 
     run_ffmpeg("-f", "lavfi", "-i", "sine=440:r=44100:d=20", "-c:a", "pcm_s16le", path)
     found = extract_features(path, toy())
     assert (found.summary.status, found.summary.duration) == ("done", pytest.approx(20.0, abs=0.05))
+
+
+ONCE_SHORT = (
+    # Frames that bear no timestamp follow the last one that does.
+    *("mute.mpg", "sound.ts", "sound.vob", "piped mute flv"),
+    # The clock of an FLV file begins with its first picture, its length with the first packet.
+    *("mute.flv", "late_sound.flv"),
+    # Lengths that libavformat guesses, and headers that were never completed.
+    *("sound0.amr", "piped wma", "piped avi", "piped mute avi", "piped mute ivf"),
+    # A single picture is over at once, and does not last as long as the file.
+    *("one picture in mkv", "one picture in ts", "one picture in mpg"),
+)
+
+
+@pytest.mark.parametrize("name", ONCE_SHORT)
+def test_a_whole_file_is_as_long_as_it_is(tmp_path: Path, name: str) -> None:
+    truth = ODDITIES[name](tmp_path)
+    found = extract_features(truth.path, toy())
+    summary = found.summary
+    assert summary.status == "done", summary.notes
+    assert not [note for note in summary.notes if "promises" in note]
+    ends = [span[1] for span in (truth.picture, truth.sound) if span is not None]
+    assert max(ends) - 0.005 <= summary.duration <= max(ends) + 0.07
+    for modality, span in (("vision", truth.picture), ("audio", truth.sound)):
+        if span is not None and span[1] > 1:
+            assert found[f"{modality}_mask"][-1]
+
+
+@pytest.mark.parametrize("seconds", [3.0, 5.8])
+def test_pcm_in_avi_has_the_length_of_its_own_header(tmp_path: Path, seconds: float) -> None:
+    """libavformat tells of it the length of the picture."""
+    path = tmp_path / "clip.avi"
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=5", "-c:v", "mpeg4")
+    sound = ("-f", "lavfi", "-i", f"sine=440:r=44100:d={seconds}", "-c:a", "pcm_s16le")
+    run_ffmpeg(*picture[:4], *sound[:4], *picture[4:], *sound[4:], path)
+    info = probe(path)
+    assert info.audio is not None
+    assert info.audio.duration == pytest.approx(seconds, abs=0.01)
+    summary = extract_features(path, toy()).summary
+    assert (summary.status, summary.notes) == ("done", ())
+    assert summary.duration == pytest.approx(max(5.0, seconds), abs=0.01)
 
 
 def packet(index: int, second: float | None, size: int = 10) -> SimpleNamespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,8 @@ from extractors.media.decord_child import DistrustError, checked_ticks
 from extractors.media.info import MediaInfo
 from extractors.media.probe import probe
 from extractors.media.video import VideoReader, open_video
-from fixtures.media import X264, Plan, Zoo, read_number, run_ffmpeg
+from fixtures import mp4
+from fixtures.media import HEIGHT, WIDTH, X264, Plan, Zoo, read_number, run_ffmpeg
 from pipeline.core.errors import MediaError, UsageError
 
 FPS = Fraction(16)
@@ -55,6 +57,32 @@ def test_both_readers_give_the_same_pixels(zoo: Zoo, name: str, size: tuple[int,
     assert first == other_first
     assert ours.shape == others.shape
     assert np.abs(ours.astype(np.int16) - others).mean() < 1.0
+
+
+@pytest.mark.parametrize(
+    ("matrix", "undo"),
+    [
+        ((-1, 0, 0, 0, 1, 0, WIDTH, 0, 1), np.fliplr),
+        ((1, 0, 0, 0, -1, 0, 0, HEIGHT, 1), np.flipud),
+        ((0, 1, 0, 1, 0, 0, 0, 0, 1), lambda frame: frame.swapaxes(0, 1)),
+        ((0,) * 9, np.asarray),  # nonsense, which nobody heeds
+    ],
+    ids=["mirrored", "upside-down", "transposed", "blank"],
+)
+def test_a_mirrored_picture_is_shown_as_players_show_it(
+    zoo: Zoo, tmp_path: Path, matrix: tuple[int, ...], undo: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """decord takes each of these for a turn by quarters."""
+    path = tmp_path / "selfie.mp4"
+    path.write_bytes(zoo["constant.mp4"].path.read_bytes())
+    mp4.turn(path, matrix)
+    info = probe(path)
+    assert info.video is not None
+    _, frames = read_all(
+        open_video(info, fps=FPS, size=(2 * info.video.width, 2 * info.video.height))
+    )
+    assert undo(frames[0]).shape == (2 * HEIGHT, 2 * WIDTH, 3)
+    assert_is_the_constant_file(np.stack([undo(frame) for frame in frames]))
 
 
 @pytest.mark.parametrize("reader", ["decord", "ffmpeg"])

@@ -25,6 +25,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "clip.avi": ("-c:v", "mpeg4", "-q:v", "4", "-g", "25", "-c:a", "mp3"),
     "clip.mpg": ("-c:v", "mpeg2video", "-q:v", "4", "-c:a", "mp2"),
     "clip.ogv": ("-c:v", "libtheora", "-q:v", "7", "-g", "25", "-c:a", "libvorbis"),
+    "clip.flv": (*H264, *AAC),
+    "clip.wmv": ("-c:v", "wmv2", "-q:v", "4", "-g", "25", "-c:a", "wmav2"),
     # Not families of their own, but other paths through the readers.
     "fragments.mp4": (*H264, *AAC, "-movflags", "frag_keyframe+empty_moov"),
     "clip.webm": ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "25"),
