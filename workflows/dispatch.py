@@ -38,10 +38,12 @@ class Workers:
     Attributes:
         threads: Tasks that all workers together can run at once.
         gpus: GPUs that they offer together.
+        paused: Workers beside these that take no tasks, for lack of memory.
     """
 
     threads: int
     gpus: int
+    paused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Ended:
     Attributes:
         result: What the task itself says; None where it could not.
         error: Why it could not.
-        killed: Whether that is because its worker died.
+        killed: Whether that is because its worker died; else the worker cannot run any task.
     """
 
     result: TaskResult[Any, Any] | None = None
@@ -102,7 +104,8 @@ def dispatch(
         One result per item, in the order in which they end.
 
     Raises:
-        EnvironmentFault: The scheduler is gone, or there has been no worker for an hour.
+        EnvironmentFault: The scheduler is gone, there has been no worker for an hour, or one cannot
+            run the task, whatever the item.
     """
     hands = _Hands(cluster, at_least=at_least, use_gpus=use_gpus)
     hands.look()  # before the items are made: they ask for it
@@ -127,13 +130,23 @@ def dispatch(
         if told.result is not None:
             yield told.result
         elif not told.killed:
-            yield TaskResult(each.item, error=told.error)
+            raise _unable(told.error)
         else:
             deaths = each.deaths + 1
             smaller = _after_death(each.item, deaths, divide)
             again.extend(_Try(item, deaths) for item in smaller)
             if not smaller:
                 yield TaskResult(each.item, error=told.error, deaths=deaths)
+
+
+def _unable(error: BaseException | None) -> EnvironmentFault:
+    """A task tells its own errors as a result; what else goes wrong says nothing of its item."""
+    if isinstance(error, EnvironmentFault):
+        return error
+    return EnvironmentFault(
+        f"a worker of the Dask cluster cannot run this program: {type(error).__name__}: {error}",
+        hint="give every machine the same version of it, in the Python that runs the worker",
+    )
 
 
 def _next(again: deque[_Try[Item]], waiting: Iterator[Item]) -> _Try[Item] | None:
@@ -182,10 +195,10 @@ class _Hands:
             self._count = found.gpus if self.on_gpu else found.threads
             now = time.monotonic()
             self._next_look = now + max(LOOK_S, REST * (now - begun))
-            self._notice(now)
+            self._notice(now, found.paused)
         return max(1, self._at_least, self._count)
 
-    def _notice(self, now: float) -> None:
+    def _notice(self, now: float, paused: int) -> None:
         if self._count > 0:
             self._alone_since, self._warned = None, False
             return
@@ -193,6 +206,8 @@ class _Hands:
             self._alone_since = now
         alone = now - self._alone_since
         what = "worker that offers a GPU" if self.on_gpu else "worker"
+        if paused:
+            what += f" with memory left ({paused} wait for some; see dask worker --memory-limit)"
         if alone > ABANDONED_S:
             raise EnvironmentFault(
                 f"the Dask scheduler has had no {what} for {ABANDONED_S:g} s",

@@ -10,31 +10,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Generic, TypeVar
 
 from extractors.interruption import interrupted_by
 from pipeline.core.cores import core_count
 from pipeline.core.errors import EnvironmentFault, UsageError
-from workflows.dispatch import ABANDONED_S, WORKERS_S, Ended, Items, Workers, dispatch
+from workflows.dispatch import Ended, Items, Workers, dispatch
+from workflows.leaving import LEAVE_S, Leaving
 from workflows.machine import local_gpus
-from workflows.tasks import TaskResult, guarded
+from workflows.tasks import TaskResult, guarded, wanted_while
+from workflows.waiting import await_worker, gone
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 CONNECT_S = 15.0
 COLLECT_S = 30.0  # for a result of some bytes
-FINISH_S = 20.0  # for tasks of a worker at the end of its lifetime: Dask gives it 30 s
-LEAVE_S = 6.0  # for tasks that were asked to leave: a nanny that was told to end kills after 8 s
 GPU = "GPU"  # the resource that a worker with a GPU offers: dask worker ... --resources GPU=1
 NAME = "davel"  # of our tasks and plugins, on schedulers and workers that others use, too
+TLS = (
+    "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, and __CLIENT__CERT and __CLIENT__KEY likewise, to "
+    "the files that the scheduler was started with"
+)
 QUIET = ("distributed.worker", "distributed.nanny", "distributed.scheduler", "distributed.client")
 
 log = logging.getLogger(__name__)
@@ -137,17 +142,21 @@ class _DaskCluster:
     def workers(self) -> Workers:
         with self._answering():
             found = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        paused = [worker for worker in found if worker["status"] == "paused" and not _works(worker)]
+        able = [worker for worker in found if worker not in paused]
         return Workers(
-            threads=sum(worker["nthreads"] for worker in found),
-            gpus=int(sum(worker["resources"].get(GPU, 0) for worker in found)),
+            threads=sum(worker["nthreads"] for worker in able),
+            gpus=int(sum(worker["resources"].get(GPU, 0) for worker in able)),
+            paused=len(paused),
         )
 
     def submit(self, item: Any, *, on_gpu: bool, ended: Callable[[Any], None]) -> Any:
+        from distributed.protocol.pickle import dumps, loads
+
         with self._answering():
             future = self._client.submit(
-                _at_worker,
-                self._task,
-                item,
+                loads,
+                dumps(_Call(self._task, item)),
                 key=f"{self._prefix}-{uuid.uuid4().hex}",
                 retries=0,
                 resources={GPU: 1} if on_gpu else None,
@@ -160,7 +169,7 @@ class _DaskCluster:
 
         with self._answering():
             if handle.status in ("cancelled", "lost"):
-                raise _gone()
+                raise gone()
             result = None
             try:
                 error: BaseException | None = handle.exception(timeout=COLLECT_S)
@@ -182,16 +191,9 @@ class _DaskCluster:
         try:
             yield
         except (OSError, KeyError, RuntimeError, CancelledError, asyncio.CancelledError) as error:
-            raise _gone() from error
+            raise gone() from error
         if self._client.status not in ("running", "connecting"):
-            raise _gone()
-
-
-def _gone() -> EnvironmentFault:
-    return EnvironmentFault(
-        "the Dask scheduler is gone",
-        hint="start it again and run the same command: what was done is kept",
-    )
+            raise gone()
 
 
 @contextmanager
@@ -202,6 +204,8 @@ def _client(place: Place) -> Iterator[Any]:
 
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_settings()))
+        if place.address is not None:
+            _check_address(place.address)
         for name in QUIET:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told in results
         if place.address is None:
@@ -212,44 +216,71 @@ def _client(place: Place) -> Iterator[Any]:
                 client = stack.enter_context(
                     Client(place.address, timeout=CONNECT_S, set_as_default=False)
                 )
-            except (OSError, TimeoutError, ValueError) as error:
+            except (OSError, ImportError) as error:
                 raise EnvironmentFault(
-                    f"no Dask scheduler answers at {place.address}",
-                    hint="check the address; dask scheduler prints it when it starts",
+                    f"the Dask scheduler at {place.address} does not take us: {error}",
+                    hint="give every machine the same versions",
                 ) from error
-        _await_worker(client, on_demand=place.address is not None)
+        await_worker(client, on_demand=place.address is not None)
         if place.address is not None:
             _let_deaths_be_told(client)
         yield client
 
 
-def _await_worker(client: Any, *, on_demand: bool) -> None:
-    """Wait for the first worker of a cluster.
+def _check_address(address: str) -> None:
+    """Refuse what a client would fail at in other words, after half a minute or never.
 
-    One without any is handed an empty task: an adaptive cluster starts some for it, which may
-    stand in the queue of a machine room for long.
+    Raises:
+        UsageError: It is no address, or that of a worker.
+        EnvironmentFault: Nobody answers, or Dask's configuration does not name the certificates
+            that it takes.
     """
-    begun, limit = time.monotonic(), ABANDONED_S if on_demand else WORKERS_S
-    warned = False
-    wake = client.submit(int, pure=False)
-    while True:
-        try:
-            client.wait_for_workers(1, timeout=WORKERS_S)
-        except TimeoutError as error:
-            if time.monotonic() - begun >= limit:
-                start = "start some with: dask worker ADDRESS --nthreads 1"
-                raise EnvironmentFault(
-                    f"the Dask scheduler has had no worker for {limit:g} s",
-                    hint=start if on_demand else "use --scheduler serial",
-                ) from error
-            if not warned:
-                log.warning("there has been no worker for %g s; still waiting", WORKERS_S)
-            warned = True
-        except OSError as error:
-            raise _gone() from error
-        else:
-            wake.release()
-            return
+    from distributed import Security
+    from distributed.comm import get_address_host_port
+
+    if address.startswith("inproc://"):  # a cluster in this very process
+        return
+
+    try:
+        get_address_host_port(address)
+    except (ValueError, ImportError) as error:
+        raise UsageError(
+            f"{address!r} is no address of a Dask scheduler: {error}",
+            hint="it looks like tcp://10.0.0.1:8786; dask scheduler prints it when it starts",
+        ) from error
+    try:
+        context = Security().get_connection_args("client")["ssl_context"]
+    except OSError as error:
+        raise EnvironmentFault(
+            f"the certificates that Dask's configuration names cannot be used: {error}", hint=TLS
+        ) from error
+    if context is None and address.startswith("tls://"):
+        raise EnvironmentFault(f"{address} needs certificates", hint=TLS)
+    try:
+        kind = asyncio.run(asyncio.wait_for(_kind(address, context), CONNECT_S))
+    except Exception as error:  # what listens there may be anything, and may say anything
+        raise EnvironmentFault(
+            f"no Dask scheduler answers at {address}",
+            hint="check the address; dask scheduler prints it when it starts, with tls:// where it "
+            "wants certificates",
+        ) from error
+    if kind in ("Worker", "Nanny"):
+        raise UsageError(
+            f"{address} is a {kind.lower()} of Dask, not a scheduler",
+            hint="give the address that the worker was started with",
+        )
+
+
+async def _kind(address: str, context: Any) -> str:
+    """What listens at an address, in its own words."""
+    from distributed.comm import connect
+
+    comm = await connect(address, timeout=CONNECT_S, ssl_context=context)
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        return str((await comm.read())["type"])
+    finally:
+        comm.abort()
 
 
 def _let_deaths_be_told(client: Any) -> None:
@@ -274,34 +305,69 @@ def _let_deaths_be_told(client: Any) -> None:
     try:
         client.register_plugin(DeathsAreTold(), name=f"{prefix}deaths-are-told")
     except OSError as error:
-        raise _gone() from error
+        raise gone() from error
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         log.info("the scheduler tells deaths by its own setting: %s", error)
 
 
-def _at_worker(task: Callable[[Item], Value], item: Item) -> TaskResult[Item, Value]:
+def _works(worker: dict[str, Any]) -> bool:
+    """Whether a worker, as the scheduler describes it, is at a task."""
+    return bool(worker["metrics"].get("task_counts", {}).get("executing"))
+
+
+class _Call(Generic[Item, Value]):
+    """A task on its way to a worker, where unpickling it runs it.
+
+    A worker of Dask that cannot unpickle a task ends, and so does the next one that gets it. What
+    travels as bytes and is unpickled as the task itself costs an error that can be told.
+    """
+
+    def __init__(self, task: Callable[[Item], Value], item: Item) -> None:
+        self._task = task
+        self._item = item
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _at_worker, (_version(), self._task, self._item)
+
+
+def _version() -> str:
+    try:
+        return version("davel-pipeline")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "unknown"
+
+
+def _at_worker(asked: str, task: Callable[[Item], Value], item: Item) -> TaskResult[Item, Value]:
     """Run a task in a worker; when that closes, the task is asked to leave as by Ctrl-C.
 
     Dask hands it to another worker then, and kills this one after some seconds. At the end of a
     lifetime there is time for a task that is nearly done: what it has written counts.
+
+    Raises:
+        EnvironmentFault: This is another version of the program than the one that asks.
     """
     from distributed import Reschedule, get_worker
 
-    leaving = _leaving(get_worker())
-    with leaving.in_flight(), interrupted_by(leaving.asked):
+    if (here := _version()) != asked:
+        raise EnvironmentFault(
+            f"the worker on {socket.gethostname()} has version {here} of this program, the command "
+            f"has {asked}",
+            hint="give every machine the same version",
+        )
+    worker = get_worker()
+    leaving, ours = _leaving(worker), worker.get_current_task()
+
+    def is_wanted() -> bool:
+        known = worker.state.tasks.get(ours)
+        return known is not None and known.state != "cancelled"  # as when its client is gone
+
+    with leaving.in_flight(), interrupted_by(leaving.asked), wanted_while(is_wanted):
         try:
             return guarded(task, item)
         except KeyboardInterrupt:
             if not leaving.asked.is_set():
                 raise
             raise Reschedule from None
-
-
-def _age() -> float:
-    """Seconds since this process was started."""
-    import psutil  # type: ignore[import-untyped]  # Dask brings it
-
-    return time.time() - float(psutil.Process().create_time())
 
 
 _asking = threading.Lock()
@@ -311,41 +377,17 @@ def _leaving(worker: Any) -> Any:
     """What ends the tasks of a worker: its plugin, brought along by the first of them."""
     from distributed import WorkerPlugin
 
-    class Leaving(WorkerPlugin):
-        def __init__(self) -> None:
-            self.asked = threading.Event()
-            self._count = 0
-            self._turn = threading.Lock()
-
-        @contextmanager
-        def in_flight(self) -> Iterator[None]:
-            with self._turn:
-                self._count += 1
-            try:
-                yield
-            finally:
-                with self._turn:
-                    self._count -= 1
-
-        async def teardown(self, worker: Any) -> None:
-            if worker.lifetime and _age() > worker.lifetime:
-                await self._ended(FINISH_S)
-            self.asked.set()
-            await self._ended(LEAVE_S)
-
-        async def _ended(self, seconds: float) -> None:
-            end = time.monotonic() + seconds
-            while self._count and time.monotonic() < end:
-                await asyncio.sleep(0.05)
+    class LeavingPlugin(Leaving, WorkerPlugin):
+        """As Dask wants it."""
 
     with _asking:
         found = worker.plugins.get(NAME)
         if found is None:
-            found = Leaving()
-            added = asyncio.run_coroutine_threadsafe(
-                worker.plugin_add(found, name=NAME), worker.loop.asyncio_loop
-            )
-            with contextlib.suppress(TimeoutError):  # it is closing already
+            found = LeavingPlugin()
+            adding = worker.plugin_add(found, name=NAME)
+            # Where it is closing already.
+            with contextlib.suppress(TimeoutError, CancelledError, RuntimeError):
+                added = asyncio.run_coroutine_threadsafe(adding, worker.loop.asyncio_loop)
                 added.result(timeout=LEAVE_S)
     return found
 

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+
+
+_wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
+
+
+@contextmanager
+def wanted_while(ask: Callable[[], bool]) -> Iterator[None]:
+    """Let a task of this thread know whether anybody still waits for its result.
+
+    Args:
+        ask: Says so; called in any thread.
+    """
+    token = _wanted.set(ask)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def wanted() -> Callable[[], bool]:
+    """What says whether anybody waits for the task of this thread; a task of many parts asks it."""
+    return _wanted.get()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -83,7 +83,9 @@ class Cluster:
         delay: See `environment`.
         offer: Resources that each worker offers, as on the command line.
         options: Further words for each worker's command line.
+        threads: Of each worker; the documentation advises one.
         dashboard: Whether the scheduler has one.
+        tls: Words for every command line that name certificates; the address is one of ``tls://``.
     """
 
     def __init__(
@@ -94,19 +96,23 @@ class Cluster:
         delay: float = 0.05,
         offer: str = "",
         options: Sequence[str] = (),
+        threads: int = 1,
         dashboard: bool = False,
+        tls: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self._delay = delay
         self.offer = offer  # of those that are added from now on
         self._options = options
+        self._threads = threads
+        self._tls = tls
         self._dashboard = (
             ["--dashboard-address", "127.0.0.1:0"] if dashboard else ["--no-dashboard"]
         )
         self._processes: list[subprocess.Popen[bytes]] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+            self.address = f"{'tls' if tls else 'tcp'}://127.0.0.1:{probe.getsockname()[1]}"
         self.scheduler = self._start_scheduler()
         self.workers = [self.add_worker() for _ in range(workers)]
 
@@ -121,18 +127,27 @@ class Cluster:
     def _start_scheduler(self) -> subprocess.Popen[bytes]:
         port = self.address.rpartition(":")[2]
         words = ["scheduler", "--host", "127.0.0.1", "--port", port, *self._dashboard]
+        words += ["--protocol", "tls", *self._tls] if self._tls else []
         process = self._start(words)
         wait_for(lambda: _listens(int(port)))
         return process
 
-    def add_worker(self) -> subprocess.Popen[bytes]:
-        """Start one more worker; its nanny starts it again when it dies."""
+    def add_worker(
+        self, *, folder: Path = ROOT, others: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start one more worker; its nanny starts it again when it dies.
+
+        Args:
+            folder: In which it runs.
+            others: Environment variables that differ from those of the others.
+        """
         scratch = self.folder / f"scratch{len(self._processes)}"
-        words = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
+        words = ["worker", self.address, "--nthreads", str(self._threads), "--no-dashboard"]
+        words += ["--memory-limit", "0"]
         words += ["--local-directory", str(scratch)]
         words += ["--resources", self.offer] if self.offer else []
-        words += self._options
-        return self._start(words)
+        words += [*self._tls, *self._options]
+        return self._start(words, folder=folder, others=others or {})
 
     def kill_a_worker(self, number: int) -> None:
         """SIGKILL for the process that works, under its nanny."""
@@ -155,14 +170,16 @@ class Cluster:
         self.kill_the_scheduler()
         self.scheduler = self._start_scheduler()
 
-    def _start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, words: Sequence[str], *, folder: Path = ROOT, others: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         log = (self.folder / f"dask{len(self._processes)}.log").open("wb")
         process = subprocess.Popen(
             [sys.executable, "-m", "dask", *words],
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env=environment(self._delay),
+            cwd=folder,
+            env={**environment(self._delay), **(others or {})},
         )
         self._processes.append(process)
         return process

@@ -185,8 +185,8 @@ def test_a_cluster_without_workers_is_waited_for_as_long_as_a_queue_may_be(
     tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As one of docs/cluster.md's on SLURM, whose first job waits for its machine."""
-    monkeypatch.setattr("workflows.schedule.WORKERS_S", 0.5)
-    monkeypatch.setattr("workflows.schedule.ABANDONED_S", 3.0 if then == "nobody comes" else 120.0)
+    monkeypatch.setattr("workflows.waiting.WORKERS_S", 0.5)
+    monkeypatch.setattr("workflows.waiting.ABANDONED_S", 3.0 if then == "nobody comes" else 120.0)
     with Cluster(tmp_path, workers=0) as cluster:
         events = {
             "a worker comes": cluster.add_worker,

@@ -5,24 +5,31 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import workflows.extraction.task as task_module
+from extractors.interruption import interrupted_by
 from extractors.storage.store import FeatureStore
 from fixtures.backbones import DEADLY_TOY, TOY
 from fixtures.media import run_ffmpeg
 from pipeline.cli import main
+from pipeline.core.errors import EnvironmentFault
 from pipeline.core.ledger import Ledger, LedgerRow
 from workflows.extraction.attempts import CRASHES, read_attempts
+from workflows.extraction.company import company
 from workflows.extraction.groups import TRIALS, Trials, choose_at_once, cores_of_each, group_jobs
+from workflows.extraction.report import ExtractRow
 from workflows.extraction.run import extract
 from workflows.extraction.task import ExtractGroup, ExtractJob
+from workflows.tasks import wanted_while
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("blue", "gray", "lime", "purple", "red", "white")
@@ -148,6 +155,72 @@ def test_groups_hold_every_job_once_in_order_and_shrink_to_the_end(count: int) -
     sizes = [len(group.jobs) for group in groups]
     assert max(sizes) <= 32 and sizes == sorted(sizes[:-1], reverse=True) + sizes[-1:]
     assert sizes[-1] <= 4
+
+
+def test_a_group_that_nobody_waits_for_any_more_begins_no_further_video(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[str] = []
+
+    def begin(job: ExtractJob) -> ExtractRow:
+        begun.append(job.id)
+        return ExtractRow(job.id, job.path, "done")
+
+    monkeypatch.setattr(task_module, "extract_one", begin)
+    group = ExtractGroup(tuple(job(number) for number in range(9)), at_once=1)
+    with wanted_while(lambda: len(begun) < 3):
+        assert len(task_module.extract_group(group)) == 3
+    assert begun == ["0", "1", "2"]
+    assert len(task_module.extract_group(group)) == 9
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_wrong_with_a_machine_of_a_cluster_names_the_machine(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    def fail(job: ExtractJob) -> ExtractRow:
+        raise EnvironmentFault("the weights nets.pt are missing", hint="fetch them")
+
+    monkeypatch.setattr(task_module, "extract_one", fail)
+    group = ExtractGroup(tuple(job(number) for number in range(count)), at_once=1)
+    (result,) = task_module.extract_group(group)
+    place = f"on {socket.gethostname()}: the weights nets.pt are missing (fetch them)"
+    assert isinstance(result.error, EnvironmentFault) and str(result.error) == place
+
+
+def test_who_must_be_alone_waits_for_the_others_and_they_for_it() -> None:
+    inside: list[str] = []
+    met: list[list[str]] = []
+    turn = threading.Lock()
+
+    def work(name: str) -> None:
+        with company(alone=name.startswith("alone")):
+            with turn:
+                inside.append(name)
+            time.sleep(0.02)
+            with turn:
+                met.append(list(inside))
+                inside.remove(name)
+
+    names = [f"{'alone' if number % 4 == 0 else 'other'} {number}" for number in range(24)]
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(met) == 24
+    assert all(len(names) == 1 for names in met if any("alone" in name for name in names))
+    assert max(len(names) for names in met) > 1
+
+
+def test_who_waits_to_be_alone_is_freed_when_asked_to_leave() -> None:
+    stop = threading.Event()
+    stop.set()
+    inner = company(alone=True)
+    with company(alone=False), interrupted_by(stop), pytest.raises(KeyboardInterrupt):
+        inner.__enter__()  # another is in flight
+    with company(alone=False):  # and nobody waits for it
+        pass
 
 
 def test_who_must_not_share_a_process_is_a_group_alone() -> None:

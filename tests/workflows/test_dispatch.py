@@ -51,7 +51,7 @@ class Scripted:
         self._open -= 1
         if item in self.kills:
             return Ended(error=RuntimeError("killed"), killed=True)
-        if item == 13:
+        if item == 1313:
             return Ended(error=ImportError("no such task there"))
         return Ended(TaskResult(item, value=item * 2))
 
@@ -100,9 +100,12 @@ def test_who_divides_decides_how_often_an_item_is_tried() -> None:
     assert asked == [3, 4, 4, 4] and results[4].deaths == 4
 
 
-def test_a_task_that_cannot_run_there_is_a_result_and_no_death() -> None:
-    (result,) = dispatch(Scripted([CPUS]), [13])
-    assert isinstance(result.error, ImportError) and not result.died
+def test_a_worker_that_cannot_run_the_task_ends_the_run_before_it_fails_every_item() -> None:
+    cluster = Scripted([CPUS])
+    results = dispatch(cluster, [1, 1313, *range(20, 40)])
+    with pytest.raises(EnvironmentFault, match="ImportError: no such task there") as caught:
+        list(results)
+    assert "the same version" in str(caught.value) and len(cluster.submitted) < 6
 
 
 def test_gpus_that_come_later_get_everything_from_then_on() -> None:
@@ -127,8 +130,9 @@ def test_gpus_that_come_later_get_everything_from_then_on() -> None:
     [
         ([NOBODY], False, "no worker for 0.2 s"),
         ([GPU, CPUS], True, "no worker that offers a GPU for 0.2 s"),
+        ([Workers(0, 0, paused=2)], False, r"with memory left \(2 wait for some; .* for 0.2 s"),
     ],
-    ids=["nobody", "no GPU beside CPUs"],
+    ids=["nobody", "no GPU beside CPUs", "nobody with memory"],
 )
 def test_who_waits_for_workers_in_vain_is_warned_once_and_at_last_told(
     looks: list[Workers], use_gpus: bool, words: str, caplog: pytest.LogCaptureFixture

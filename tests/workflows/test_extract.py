@@ -27,6 +27,7 @@ from fixtures.backbones import COUNTED_TOY, DEADLY_TOY, SLOW_TOY, TOY, toy
 from fixtures.media import run_ffmpeg
 from pipeline.core.errors import (
     EnvironmentFault,
+    MediaError,
     NothingMatchedError,
     OutOfMemoryFault,
     StoreError,
@@ -304,6 +305,30 @@ def test_what_every_video_would_meet_ends_the_run(
     assert run(videos, out=out).counts["done"] == 4  # it was no crash and no failure of the file
 
 
+def test_a_file_that_is_gone_when_its_turn_comes_costs_itself(videos: Path, out: Path) -> None:
+    (videos / "gone.mp4").symlink_to(videos / "nowhere.mp4")
+    report = run(videos / "gone.mp4", videos / "green.mp4", out=out)
+    assert outcomes(report) == {"gone.mp4": "failed", "green.mp4": "done"}
+    assert {row.id: row.reason for row in report.rows}["gone.mp4"] == "does not exist"
+
+
+def test_a_file_that_only_the_worker_cannot_open_ends_the_run(
+    videos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        try:
+            raise PermissionError(path)
+        except PermissionError as error:
+            raise MediaError(path, "cannot be read: permission denied") from error
+
+    monkeypatch.setattr(task_module, "fingerprint", refuse)
+    with pytest.raises(EnvironmentFault, match=r"permission denied on the worker .* read here"):
+        run(videos, out=out)
+    assert list(FeatureStore.open(out).ledger.rows()) == []
+    monkeypatch.undo()
+    assert run(videos, out=out).counts["done"] == len(CLIPS)
+
+
 def test_two_deaths_set_a_video_aside(videos: Path, out: Path) -> None:
     store = FeatureStore.create(out, TOY.spec)
     store.ledger.append(LedgerRow("green.mp4", "started"))
@@ -430,6 +455,7 @@ SCRIPT = """
 import signal
 import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and in one behind nohup
 sys.path.append("tests")
 from fixtures.backbones import SLOW_TOY
 from workflows.extraction.run import extract
@@ -498,6 +524,7 @@ def test_killed_at_any_moment_and_run_again_it_is_as_if_never_killed(
     [
         ("serial", signal.SIGINT),
         ("serial", signal.SIGTERM),
+        ("serial", signal.SIGHUP),  # the terminal is gone
         ("dask", signal.SIGINT),
         ("dask", signal.SIGTERM),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fixtures.backbones import TOY
 from fixtures.media import run_ffmpeg
 from workflows.extraction.orphans import LEFT, await_orphans, judge_orphans
 from workflows.extraction.presence import present
-from workflows.extraction.report import BUSY, ExtractReport, ExtractRow
+from workflows.extraction.report import BUSY, EXTRACTED, ExtractReport, ExtractRow
 from workflows.extraction.run import extract
 from workflows.extraction.task import ExtractJob
 
@@ -66,3 +67,13 @@ def test_only_what_is_not_stored_is_tried_again(store: FeatureStore) -> None:
 def test_a_run_is_not_another_one_to_itself(store: FeatureStore) -> None:
     with present(store) as others:
         assert not others()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_worker_of_this_run_had_stored_before_it_died_counts_as_done(
+    store: FeatureStore, ours: bool
+) -> None:
+    """Dask runs its task again, which finds the video in the store."""
+    told = [replace(row, reason=EXTRACTED) for row in rows(store)[:1]]
+    (one,) = judge_orphans(told, jobs(store), store, others=lambda: False, ours=ours)
+    assert one.outcome == ("done" if ours else "skipped") and (one.steps > 0) == ours

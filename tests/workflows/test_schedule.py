@@ -112,6 +112,34 @@ def test_a_scheduler_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatc
         list(run_tasks(wait, [0.0], scheduler="tcp://127.0.0.1:9"))
 
 
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        ("http://127.0.0.1:8787", UsageError, "unknown address scheme 'http'"),
+        ("tcp://127.0.0.1", UsageError, "missing port number"),
+        ("host:port", UsageError, "is no address of a Dask scheduler"),
+        ("tls://127.0.0.1:9", EnvironmentFault, "tls://127.0.0.1:9 needs certificates"),
+    ],
+)
+def test_what_is_no_address_is_refused_in_one_sentence(
+    address: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        list(run_tasks(wait, [0.0], scheduler=address))
+
+
+def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
+    import dask
+
+    names = ("ca-file", "client.cert", "client.key")
+    gone = {f"distributed.comm.tls.{name}": str(tmp_path / "gone.pem") for name in names}
+    with (
+        dask.config.set(gone),
+        pytest.raises(EnvironmentFault, match="certificates that Dask's configuration names"),
+    ):
+        list(run_tasks(wait, [0.0], scheduler="tls://127.0.0.1:9"))
+
+
 def test_a_running_cluster_is_used_by_its_address() -> None:
     from distributed import LocalCluster
 
@@ -176,3 +204,15 @@ def worker_name(item: int) -> str:
 
     time.sleep(0.2)
     return str(get_worker().name)
+
+
+def interrupt_own_process(item: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)
+    return os.getpid()
+
+
+def test_a_worker_leaves_ctrl_c_to_its_nanny() -> None:
+    """In a terminal both get it; closing each other they would stand still until one is killed."""
+    found = list(run_tasks(interrupt_own_process, range(3), scheduler="dask", workers=1))
+    assert len({result.value for result in found}) == 1

@@ -87,18 +87,18 @@ def group_jobs(
         most = max(flying, min(MOST_ROUNDS * flying, left // SHARE)) if flying > 1 else 1
         full = len(group) >= most or (len(group) >= flying and size + bytes_of_job > MOST_BYTES)
         if group and (full or job.id in alone or group[0].id in alone):
-            yield _group(group, flying)
+            yield _group(group, flying, alone=group[0].id in alone)
             left -= len(group)
             group, size = [], 0
         group.append(job)
         size += bytes_of_job
     if group:
-        yield _group(group, at_once())
+        yield _group(group, at_once(), alone=group[0].id in alone)
 
 
-def _group(jobs: Sequence[ExtractJob], at_once: int) -> ExtractGroup:
-    shared = len(jobs) > 1
-    return ExtractGroup(tuple(replace(job, shared=shared) for job in jobs), at_once)
+def _group(jobs: Sequence[ExtractJob], at_once: int, *, alone: bool) -> ExtractGroup:
+    """One that is not alone shares its process even as a single job: workers may have threads."""
+    return ExtractGroup(tuple(replace(job, shared=not alone) for job in jobs), at_once)
 
 
 class Trials:
@@ -118,16 +118,16 @@ class Trials:
         self._met: set[str] = set()
 
     def __call__(self, group: ExtractGroup) -> list[ExtractGroup]:
-        """Smaller groups, or the same one again; none where its video is to blame."""
+        """Its videos, each alone in its process; none for a video that is to blame."""
         self._met.update(job.id for job in group.jobs)
         if len(group.jobs) > 1:
-            return [_group([job], 1) for job in group.jobs]
+            return [_group([job], 1, alone=True) for job in group.jobs]
         (job,) = group.jobs
         self._again[job.id] += 1
         crashes = attempts_at(self._store.ledger, job.id).crashes
         if crashes >= CRASHES or self._again[job.id] > TRIALS:
             return []
-        return [group]
+        return [_group([job], 1, alone=True)]
 
     def credited(
         self, result: TaskResult[ExtractJob, ExtractRow]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from extractors.storage.store import FeatureStore
 from pipeline.core.errors import MediaError
 from workflows.extraction.groups import row_of_stored
-from workflows.extraction.report import BUSY, ExtractRow
+from workflows.extraction.report import BUSY, EXTRACTED, ExtractRow
 from workflows.extraction.task import ExtractJob
 
 SETTLE_S = 2.0  # for a process of another run that is just ending
@@ -79,7 +79,8 @@ def judge_orphans(
         jobs: Those jobs.
         store: The store.
         others: Says whether another run is at work on the store.
-        ours: Whether what is in the store by now was done by this run: by a worker that it gave up.
+        ours: Whether what is in the store by now was done by this run: by a worker that it gave up,
+            or that died.
     """
     job_of = {job.id: job for job in jobs}
     judged = []
@@ -88,9 +89,11 @@ def judge_orphans(
             another = others()  # first: a run that ends stores what it has before
             if _is_stored(job_of[row.id], store):
                 done = row_of_stored(row, store) if ours else None
-                row = done or replace(row, reason="another process has extracted it")
+                row = done or replace(row, reason=EXTRACTED)
             elif not another:
                 row = replace(row, outcome="failed", reason=LEFT)
+        elif row.reason == EXTRACTED and ours:  # its worker died with the row
+            row = row_of_stored(row, store) or row
         judged.append(row)
     return judged
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 Outcome = Literal["done", "partial", "skipped", "failed", "quarantined"]
 OUTCOMES: tuple[Outcome, ...] = ("done", "partial", "skipped", "failed", "quarantined")
 BUSY = "another process is extracting it"  # reason of a video that is left to that
+EXTRACTED = "another process has extracted it"
 SHOWN = 20  # rows with a reason that the table shows of each outcome
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -21,9 +19,12 @@ from typing import Any
 from extractors.preview import preview_spec
 from extractors.registry import BackboneRow, backbone_spec, refuse_without_encoder
 from extractors.spec import BackboneSpec
+from extractors.storage.records import fingerprint
 from extractors.storage.store import FeatureStore
 from extractors.weights.network import is_offline
 from pipeline.core.errors import (
+    EnvironmentFault,
+    MediaError,
     PipelineError,
     UsageError,
 )
@@ -43,10 +44,12 @@ from workflows.extraction.plan import estimate, make_plan, reason_of
 from workflows.extraction.presence import present
 from workflows.extraction.report import ExtractReport, ExtractRow
 from workflows.extraction.side_by_side import run_side_by_side
+from workflows.extraction.signals import interruptible
 from workflows.extraction.store_faults import disk_fault, is_disk_fault, told
 from workflows.extraction.task import (
     ExtractGroup,
     ExtractJob,
+    UnseenError,
     extract_group,
     extract_one,
     meets_every_video,
@@ -260,7 +263,7 @@ def _run_all(
         alone = not others()
         rows = _run(jobs, results, store, since)
         for _ in range(ROUNDS):
-            with _interruptible():
+            with interruptible():
                 left = await_orphans(jobs, rows, store, seconds=SETTLE_S if here else CLOSING_S)
             if not left:
                 break
@@ -281,7 +284,7 @@ def _run(
     rows: list[ExtractRow] = []
     bad = 0
     with (
-        _interruptible() as asked,
+        interruptible() as asked,
         Progress(len(jobs), what="extracting") as bar,
         contextlib.closing(results),
     ):
@@ -312,6 +315,8 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
     job, error = result.item, result.error
     if result.died:
         return _row_of_dead(result, store)
+    if isinstance(error, UnseenError):
+        return _row_of_unseen(error, result, store)
     if isinstance(error, PipelineError) and meets_every_video(error):
         store.ledger.append(LedgerRow(job.id, "skipped", reason=reason_of(error)))
         raise error
@@ -322,6 +327,28 @@ def _row(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> Ext
     reason = str(error) if told else f"{type(error).__name__}: {error}"
     store.ledger.append(LedgerRow(job.id, "failed", reason=reason, seconds=result.seconds))
     return ExtractRow(job.id, job.path, "failed", reason=reason, seconds=result.seconds)
+
+
+def _row_of_unseen(
+    error: UnseenError, result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore
+) -> ExtractRow:
+    """The row of a video that its worker could not open.
+
+    Raises:
+        EnvironmentFault: This process can: the worker would fail at all others, and fast.
+    """
+    job = result.item
+    try:
+        fingerprint(job.path)
+    except MediaError:
+        seconds = result.seconds
+        store.ledger.append(LedgerRow(job.id, "failed", reason=error.reason, seconds=seconds))
+        return ExtractRow(job.id, job.path, "failed", reason=error.reason, seconds=seconds)
+    raise EnvironmentFault(
+        f"{job.path} {error.reason} on the worker {error.host}, but it can be read here",
+        hint="give every worker the videos under the same path, and the right to read them; then "
+        "run the same command again",
+    )
 
 
 def _row_of_dead(result: TaskResult[ExtractJob, ExtractRow], store: FeatureStore) -> ExtractRow:
@@ -362,38 +389,6 @@ def _note_interrupted(
             break
         left = held
         time.sleep(SETTLE_S / 10 if held else 0)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Treat a polite kill (a cluster's scheduler, a shutdown) like Ctrl-C: end in good order.
-
-    Yields:
-        Set once either came. An exception raised by a signal can get lost where it lands in a
-        library's callback; whoever looks at the event ends all the same.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        asked.set()
-        raise KeyboardInterrupt
-
-    defaults = (signal.default_int_handler, signal.SIG_DFL)  # others have plans of their own
-    before = {
-        number: handler
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if (handler := signal.getsignal(number)) in defaults
-    }
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _in_order(rows: Sequence[ExtractRow], items: Sequence[MediaItem]) -> list[ExtractRow]:

@@ -7,10 +7,12 @@ waits for a decoder that starts, or for a disk that writes, the nets work for an
 
 from __future__ import annotations
 
+import itertools
+import socket
 import threading
 import time
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 from extractors.features import Summary
@@ -23,11 +25,12 @@ from extractors.stream import FeatureStream
 from extractors.weights.network import network
 from pipeline.core.errors import EnvironmentFault, MediaError, StoreError, UsageError
 from pipeline.core.ledger import LedgerRow
-from workflows.extraction.report import BUSY, ExtractRow
+from workflows.extraction.company import company
+from workflows.extraction.report import BUSY, EXTRACTED, ExtractRow
 from workflows.extraction.side_by_side import run_side_by_side
 from workflows.extraction.store_faults import is_disk_fault
 from workflows.extraction.watchdog import PATIENCE_S, Watchdog
-from workflows.tasks import TaskResult, guarded
+from workflows.tasks import TaskResult, guarded, wanted
 
 _loading = threading.Lock()  # of what a process has once, for whichever thread comes first
 
@@ -47,7 +50,8 @@ class ExtractJob:
         weights_dir: Folder in which weights are looked for first.
         offline: Whether the network is forbidden; None leaves it to the worker's environment.
         patience: Seconds without a new step after which the process is taken for hung.
-        shared: Whether other videos may be in flight in its process.
+        shared: Whether other videos may be in flight in its process; else it waits until it is
+            alone there.
     """
 
     id: str
@@ -61,6 +65,24 @@ class ExtractJob:
     offline: bool | None = None
     patience: float = PATIENCE_S
     shared: bool = False
+
+
+class UnseenError(MediaError):
+    """A file that a process cannot open, as another one may.
+
+    Attributes:
+        host: On which machine.
+    """
+
+    def __init__(
+        self, path: str, reason: str, *, hint: str | None = None, host: str | None = None
+    ) -> None:
+        self.host = socket.gethostname() if host is None else host
+        super().__init__(path, reason, hint=hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        make = partial(UnseenError, self.path, self.reason, hint=self.hint, host=self.host)
+        return make, ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +103,24 @@ def extract_group(group: ExtractGroup) -> list[TaskResult[ExtractJob, ExtractRow
 
     Returns:
         How the job of each video ended, as `extract_one` says; after an error that all others would
-        meet too, those that had not ended are not among them.
+        meet too, those that had not ended are not among them. Where the run is gone that asked, no
+        further video is begun.
     """
     if len(group.jobs) == 1:
-        return [guarded(extract_one, group.jobs[0])]
-    return list(
-        run_side_by_side(extract_one, group.jobs, at_once=group.at_once, ends_all=meets_every_video)
-    )
+        return [_placed(guarded(extract_one, group.jobs[0]))]
+    ask = wanted()
+    jobs = itertools.takewhile(lambda job: ask(), group.jobs)
+    results = run_side_by_side(extract_one, jobs, at_once=group.at_once, ends_all=meets_every_video)
+    return [_placed(result) for result in results]
+
+
+def _placed(result: TaskResult[ExtractJob, ExtractRow]) -> TaskResult[ExtractJob, ExtractRow]:
+    """The same, where an error that is its machine's says which machine that is."""
+    error = result.error
+    if not isinstance(error, EnvironmentFault | StoreError):
+        return result
+    words = f"on {socket.gethostname()}: {error.message}"
+    return replace(result, error=type(error)(words, hint=error.hint))
 
 
 def meets_every_video(error: BaseException | None) -> bool:
@@ -100,14 +133,15 @@ def extract_one(job: ExtractJob) -> ExtractRow:
     """Extract one video and write down how it went.
 
     Returns:
-        Its row of the report. A file that cannot be read is a row, not an error.
+        Its row of the report. A file that cannot be decoded is a row, not an error.
 
     Raises:
+        UnseenError: It cannot be opened here.
         PipelineError: Something is wrong that other videos would meet too.
     """
     with _loading:
         store = _store(job.store, _made(job.store))
-    with store.claim(job.id) as mine:
+    with company(alone=not job.shared), store.claim(job.id) as mine:
         if not mine:
             return ExtractRow(job.id, job.path, "skipped", reason=BUSY)
         return _extract_claimed(job, store)
@@ -119,9 +153,7 @@ def _extract_claimed(job: ExtractJob, store: FeatureStore) -> ExtractRow:
     try:
         source = fingerprint(job.path)
         if not job.overwrite and _is_stored(job, store):
-            return ExtractRow(
-                job.id, job.path, "skipped", reason="another process has extracted it"
-            )
+            return ExtractRow(job.id, job.path, "skipped", reason=EXTRACTED)
         # Before the start: it says nothing of the file.
         with _loading:
             backbone = _backbone_of(store, job)
@@ -129,6 +161,8 @@ def _extract_claimed(job: ExtractJob, store: FeatureStore) -> ExtractRow:
         store.ledger.append(LedgerRow(job.id, "started", details=company))
         summary = _write(job, store, backbone, source)
     except MediaError as error:
+        if source is None and isinstance(error.__cause__, FileNotFoundError | PermissionError):
+            raise UnseenError(error.path, error.reason, hint=error.hint) from error
         seconds = time.perf_counter() - started
         details = {} if source is None else {"source": source.to_json()}
         store.ledger.append(
