@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 
 from extractors.media.info import MediaInfo
 from extractors.media.limits import MAX_PIXELS, PIXEL_BYTES
-from extractors.media.probe_child import info_from_json
+from extractors.media.probe_child import READY, info_from_json
 from extractors.media.process import child_environment, limit_memory
 from pipeline.core.errors import EnvironmentFault, MediaError
 
@@ -36,7 +36,7 @@ def probe_apart(path: str | os.PathLike[str]) -> MediaInfo:
 
     Raises:
         MediaError: As `probe`; or the process died or hung over the file, twice.
-        EnvironmentFault: The process cannot be started.
+        EnvironmentFault: The process cannot be started, or ends by itself before it begins.
     """
     words = ""
     for _ in range(2):  # the first one may have been ended by somebody else
@@ -71,6 +71,7 @@ class _Prober:
 
     def __init__(self) -> None:
         self.asked = 0
+        self._ready = False
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *CHILD],
@@ -95,15 +96,25 @@ class _Prober:
                 stdin = cast(IO[bytes], self._process.stdin)
                 stdin.write(json.dumps(path).encode() + b"\n")
                 stdin.flush()
-            line = cast(IO[bytes], self._process.stdout).readline()
+            answers = cast(IO[bytes], self._process.stdout)
+            self._ready = self._ready or answers.readline() == READY
+            line = answers.readline()
         finally:
             timer.cancel()
         if not line.endswith(b"\n"):
             self.close()
-            status = self._process.returncode
-            raise _ProbeDiedError("that hung" if hung.is_set() else f"with status {status}")
+            raise self._death(hung=hung.is_set())
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _death(self, *, hung: bool) -> Exception:
+        status = self._process.returncode
+        if not self._ready and not hung and status > 0:  # no signal: Python could not load it
+            return EnvironmentFault(
+                f"a process to look at files ends before it begins, with status {status}",
+                hint="see what this says: python -m extractors.media.probe_child",
+            )
+        return _ProbeDiedError("that hung" if hung else f"with status {status}")
 
     def close(self) -> None:
         """End the process and free what it held."""

@@ -2,7 +2,8 @@
 
 Started as ``python -m extractors.media.probe_child``. Each line on standard input is a path as
 JSON; the answer is a line of JSON on standard output: ``{"info": ...}`` or
-``{"error": [reason, hint]}``. It ends when its standard input does.
+``{"error": [reason, hint]}``. Before the first of them stands `READY`: what ends it earlier is not
+the file. It ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from extractors.media.info import AudioStream, MediaInfo, VideoStream
 from extractors.media.probe import probe
 from pipeline.core.errors import MediaError
 
+READY = b"ready\n"
+
 
 def main() -> int:
     """Answer until nobody asks any more."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    channel.write(READY)
+    channel.flush()
     for line in sys.stdin.buffer:
         channel.write(json.dumps(_answer(json.loads(line))).encode() + b"\n")
         channel.flush()

@@ -28,7 +28,7 @@ from extractors.media.process import WatchedProcess
 from extractors.media.video import open_video
 from fixtures.backbones import TOY
 from fixtures.media import Zoo, run_ffmpeg
-from pipeline.core.errors import MediaError
+from pipeline.core.errors import EnvironmentFault, MediaError
 from workflows.extraction.run import extract
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory of children is limited on Linux")
@@ -255,6 +255,18 @@ def test_an_extraction_survives_a_file_that_crashes_libav(
     (row,) = extract([zoo["constant.mp4"].path], tmp_path / "out", backbone=TOY).rows
     assert row.outcome == "failed"
     assert "ended a process with status -11" in row.reason
+
+
+def test_a_program_that_cannot_be_loaded_is_not_blamed_on_the_file(
+    zoo: Zoo, tmp_path: Path, no_prober: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that misses a library: every video would fail there, and not be retried."""
+    with monkeypatch.context() as patch:
+        patch.setattr(apart, "CHILD", ("-c", "import extractors.media.not_there"))
+        with pytest.raises(EnvironmentFault, match="ends before it begins, with status 1"):
+            extract([zoo["constant.mp4"].path], tmp_path / "out", backbone=TOY)
+    (row,) = extract([zoo["constant.mp4"].path], tmp_path / "out", backbone=TOY).rows
+    assert row.outcome == "done"
 
 
 def _is_prober(child: psutil.Process) -> bool:
