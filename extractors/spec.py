@@ -202,7 +202,10 @@ class VisionEncoder(Protocol):
 
 @runtime_checkable
 class FramePreparer(Protocol):
-    """A picture net that scales or cuts frames itself, as soon as they are decoded."""
+    """A picture net that scales or cuts frames itself, as soon as they are decoded.
+
+    That happens in a thread of its own (`extractors.ahead`), while the net is at work.
+    """
 
     def prepare(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(n, H, W, 3) frames of a `frame_size` to what is kept of them and given to the net."""
