@@ -106,6 +106,7 @@ class PreparedAhead:
             self._put(None)
 
     def _blocks(self) -> Generator[FrameBlock, None, None]:
+        """What can be closed in this thread: an error that waits to be taken would keep it open."""
         yield from self._reader
 
 
